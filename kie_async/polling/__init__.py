@@ -1,0 +1,13 @@
+"""When to look at a task, and which of many to look at next.  Without a clock.
+
+Learns how long the tasks of each model take, and spends few polls where they find most.
+It sends nothing, sleeps never and reads no clock: the time is an argument.
+"""
+
+from __future__ import annotations
+
+from kie_async.polling._durations import Durations, Law
+from kie_async.polling._queue import PollQueue
+from kie_async.polling._schedule import PollSchedule
+
+__all__ = ["Durations", "Law", "PollQueue", "PollSchedule"]

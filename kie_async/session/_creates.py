@@ -1,0 +1,267 @@
+"""The paid part: a create that no cancellation can make unknown.
+
+Each attempt to create runs as a task that the session holds: intent, request, answer,
+outcome.  The caller waits for it behind a shield.  A caller that is cancelled leaves at
+once; the attempt goes on, and the id it brings goes to the hooks as ``TaskOrphaned``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from attrs import define
+
+from kie_async.errors import CreateInDoubtError, KieError, MaintenanceError, RateLimitError
+from kie_async.instrumentation import (
+    CreateInDoubt,
+    Hooks,
+    RequestRefused,
+    RequestRetried,
+    TaskCreated,
+    TaskOrphaned,
+    TurnTaken,
+    logger,
+)
+from kie_async.limiter import Turn
+from kie_async.models import Task
+from kie_async.protocol import (
+    CreateAnswer,
+    Request,
+    Response,
+    Verdict,
+    create_task_request,
+    judge_create,
+    judge_silence,
+)
+from kie_async.retry import CreateRetry, RetryPolicy, retrying
+from kie_async.session._lane import Lane
+
+__all__ = ["CreateRecord", "Creates", "Order"]
+
+Send = Callable[[Request], Awaitable[Response]]
+ROUTE = "createTask"
+
+
+class CreateRecord(Protocol):
+    """Who keeps a create's intent and outcome; a bulk run does, in its journal."""
+
+    async def intend(self) -> str | None:
+        """Make the intent durable; return the callback URL of this attempt, if any."""
+
+    async def settle(self, answer: CreateAnswer, *, again: bool) -> None:
+        """Make the outcome durable; *again* says that another attempt will follow."""
+
+
+@define(kw_only=True)
+class Order:
+    """One create that somebody wants, and how far it has come."""
+
+    model: str
+    input: Mapping[str, Any]
+    callback_url: str | None = None
+    record: CreateRecord | None = None
+    task_id: str | None = None
+    created_at: float | None = None
+    in_flight: bool = False
+    section: asyncio.Task[CreateAnswer] | None = None
+    sent_at: float = 0.0
+    reference: str | None = None
+    reports: int = 0
+    abandoned: str | None = None
+    seen: Task | None = None
+    polls: int = 0
+
+    def request(self, callback_url: str | None = None) -> Request:
+        """Build the request; raises UsageError for what cannot work."""
+        return create_task_request(self.model, self.input, callback_url or self.callback_url)
+
+
+class Creates:
+    """Runs orders: turn, intent, request, answer, outcome, and again where that is safe."""
+
+    def __init__(
+        self,
+        send: Send,
+        lane: Lane,
+        retry: RetryPolicy,
+        allowed: CreateRetry,
+        hooks: Hooks,
+        rng: random.Random,
+        max_concurrency: int,
+    ) -> None:
+        """Belongs to the running loop."""
+        self._send = send
+        self._lane = lane
+        self._retry = retry
+        self._allowed = allowed
+        self._hooks = hooks
+        self._rng = rng
+        self._semaphore = asyncio.Semaphore(max_concurrency)
+        self._sections: set[asyncio.Task[CreateAnswer]] = set()
+        self._duplicates = 0
+        self._time = asyncio.get_running_loop().time
+
+    async def run(self, order: Order) -> str:
+        """Create the task and return its id.
+
+        Raises:
+            KieError: As ``KieSession.create_task`` says.
+        """
+
+        def decide(error: KieError, failures: int) -> float | None:
+            return self._decide(order, error, failures)
+
+        return await retrying(lambda: self._attempt(order), decide)
+
+    async def drain(self, grace: float) -> None:
+        """Wait for the attempts under way; after *grace* seconds give them up."""
+        if self._sections:
+            _, late = await asyncio.wait(self._sections, timeout=grace)
+            for section in late:
+                section.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def _attempt(self, order: Order) -> str:
+        asked_at = self._time()
+        turn, probe = await self._lane.enter()
+        try:
+            if self._hooks:
+                waited = self._time() - asked_at
+                self._hooks.emit(TurnTaken(lane=ROUTE, waited=waited))
+            # No await between the turn and its section: the turn has one owner always.
+            section = asyncio.get_running_loop().create_task(self._section(order, turn))
+            order.in_flight, order.section = True, section
+            self._sections.add(section)
+            section.add_done_callback(self._sections.discard)
+            answer = await asyncio.shield(section)
+        finally:
+            if probe:
+                self._lane.leave()
+        if answer.error is not None:
+            raise answer.error
+        assert answer.task_id is not None  # noqa: S101 - ACCEPTED has an id by construction
+        return answer.task_id
+
+    async def _section(self, order: Order, turn: Turn) -> CreateAnswer:
+        """Make one attempt, come what may; failures are values here, not exceptions."""
+        try:
+            with turn:
+                async with self._semaphore:
+                    answer = await self._paid_request(order, turn)
+            self._learn(order, answer)
+            if answer.verdict is Verdict.REPORTED:
+                order.reports += 1
+            if order.record is not None:
+                answer = await self._settled(order, answer)
+            self._tell(order, answer)
+        except asyncio.CancelledError:
+            self._tell_doubt(order, "the session closed before the answer came")
+            raise
+        finally:
+            order.in_flight = False
+        return answer
+
+    async def _paid_request(self, order: Order, turn: Turn) -> CreateAnswer:
+        try:
+            callback_url = await order.record.intend() if order.record is not None else None
+        except KieError as error:  # nothing durable, so nothing is sent
+            turn.give_back()
+            return CreateAnswer(verdict=Verdict.NOT_SENT, error=error)
+        request = order.request(callback_url)
+        order.reference = (callback_url or order.callback_url or "").rpartition("/")[2] or None
+        order.sent_at = self._time()
+        try:
+            response = await self._send(request)
+        except KieError as error:
+            return judge_silence(error, request)
+        return judge_create(response, request, trust_503=self._retry.trust_503)
+
+    async def _settled(self, order: Order, answer: CreateAnswer) -> CreateAnswer:
+        error = answer.error
+        again = error is not None and self._delay(order, error, 1) is not None
+        try:
+            if order.record is not None:
+                await order.record.settle(answer, again=again)
+        except KieError as error:
+            # The id must reach somebody, even when the record cannot take it.
+            error.task_id = answer.task_id
+            error.maybe_charged = answer.verdict not in (Verdict.REJECTED, Verdict.NOT_SENT)
+            return CreateAnswer(verdict=answer.verdict, task_id=answer.task_id, error=error)
+        return answer
+
+    def _learn(self, order: Order, answer: CreateAnswer) -> None:
+        """Tell the lane, and fill in the order."""
+        if isinstance(answer.error, RateLimitError | MaintenanceError):
+            self._lane.refused(answer.error, order.sent_at, self._time())
+        elif answer.verdict in (Verdict.ACCEPTED, Verdict.REJECTED):
+            self._lane.let_through()
+        if answer.task_id is not None:
+            order.task_id = answer.task_id
+            order.created_at = self._time()
+        if isinstance(answer.error, CreateInDoubtError):
+            answer.error.reference = order.reference
+
+    def _tell(self, order: Order, answer: CreateAnswer) -> None:
+        if answer.task_id is not None:
+            if self._hooks:
+                self._hooks.emit(TaskCreated(task_id=answer.task_id, model=order.model))
+            if order.abandoned:
+                self.orphan(order, order.abandoned)
+        elif answer.verdict in (Verdict.IN_DOUBT, Verdict.REPORTED) and answer.error is not None:
+            self._tell_doubt(order, answer.error.message)
+        elif self._hooks and answer.error is not None:
+            error = answer.error
+            self._hooks.emit(
+                RequestRefused(
+                    route=ROUTE,
+                    error=error.message,
+                    code=error.code,
+                    http_status=error.http_status,
+                )
+            )
+
+    def _tell_doubt(self, order: Order, reason: str) -> None:
+        if order.abandoned:  # else the caller gets the exception
+            logger.warning("a create of %s is in doubt: %s", order.model, reason)
+        if self._hooks:
+            self._hooks.emit(
+                CreateInDoubt(model=order.model, reason=reason, reference=order.reference)
+            )
+
+    def abandon(self, order: Order, reason: str) -> None:
+        """The caller is gone: give the id to the hooks, now or when it comes."""
+        order.abandoned = reason
+        if order.task_id is not None and not order.in_flight:
+            self.orphan(order, reason)
+
+    def orphan(self, order: Order, reason: str) -> None:
+        """Say that a paid task lost its caller."""
+        logger.warning("task %s was created and its caller is gone: %s", order.task_id, reason)
+        if self._hooks:
+            self._hooks.emit(TaskOrphaned(task_id=order.task_id, model=order.model, reason=reason))
+
+    def _decide(self, order: Order, error: KieError, failures: int) -> float | None:
+        delay = self._delay(order, error, failures)
+        if delay is None:
+            return None
+        if isinstance(error, CreateInDoubtError) and not error.reported:
+            if self._duplicates >= self._retry.max_duplicates:
+                return None
+            self._duplicates += 1
+        if isinstance(error, RateLimitError | MaintenanceError):
+            delay = 0.0  # the lane is paused; waiting here as well would be twice
+        if self._hooks:
+            self._hooks.emit(
+                RequestRetried(route=ROUTE, failures=failures, delay=delay, error=error.message)
+            )
+        return delay
+
+    def _delay(self, order: Order, error: KieError, failures: int) -> float | None:
+        """Ask the policy; reported failures are counted by themselves."""
+        if isinstance(error, CreateInDoubtError) and error.reported:
+            failures = order.reports
+        return self._retry.create_delay(error, failures, self._rng, self._allowed)

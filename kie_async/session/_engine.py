@@ -1,0 +1,305 @@
+"""The engine of a session: its life, its deadlines, and the one way of every call.
+
+session.get_task(id)
+  └─ engine.call(request, read)     loop: retry → limiter → send → read
+       ├─ limiter.acquire()         when we may send           rule
+       ├─ transport.send(request)   bytes out, bytes in        hand
+       └─ protocol.read_task()      Task, or the right error   rule
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from attrs import define, field, frozen
+
+from kie_async.errors import (
+    KieError,
+    RateLimitError,
+    SessionClosedError,
+    WaitTimeoutError,
+    WrongLoopError,
+)
+from kie_async.instrumentation import Hooks, RequestRetried, RequestSent
+from kie_async.limiter import RateLimiter
+from kie_async.models import Task, check_seconds
+from kie_async.polling import Durations, PollSchedule
+from kie_async.protocol import (
+    Request,
+    Response,
+    download_url_request,
+    get_task_request,
+    read_download_url,
+    read_task,
+)
+from kie_async.retry import CreateRetry, RetryPolicy, retrying
+from kie_async.session._creates import Creates, Order
+from kie_async.session._lane import Lane
+from kie_async.session._poller import Poller
+from kie_async.session._saving import Saving
+from kie_async.transport import Transport
+
+__all__ = ["GRACE", "SHORT_DEADLINE", "Engine", "Opened", "Settings"]
+
+T = TypeVar("T")
+
+CREATE_TIMEOUT = 25.0
+"""Seconds for one create: less than the grace, so that a clean stop leaves no doubt."""
+SHORT_DEADLINE = 120.0
+"""Seconds for a call that only asks."""
+GRACE = 28.0
+"""Seconds for creates under way at a close: less than the 30 s that orchestrators give."""
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What a session was told to do; it stays the same from loop to loop."""
+
+    transport: Transport
+    limiter: RateLimiter
+    poll_limiter: RateLimiter
+    max_concurrency: int
+    create_retry: CreateRetry
+    retry: RetryPolicy
+    schedule: PollSchedule
+    hooks: Hooks
+    request_timeout: float
+
+
+@define
+class Opened:
+    """What belongs to one entering of a session: to its loop and its process."""
+
+    loop: asyncio.AbstractEventLoop
+    pid: int
+    creates: Creates
+    poller: Poller
+    saving: Saving
+    closing: asyncio.Task[None] | None = field(default=None)
+
+
+class Engine:
+    """Runs the calls of one session."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start closed; learned durations outlive each opening."""
+        self._settings = settings
+        self._transport = settings.transport
+        self._poll_limiter = settings.poll_limiter
+        self._retry = settings.retry
+        self._hooks = settings.hooks
+        self._timeout = settings.request_timeout
+        self._durations = Durations(settings.schedule)
+        self._rng = random.Random()  # noqa: S311 - jitter needs no cryptography
+        self._scopes: dict[asyncio.Timeout, Order | None] = {}
+        self._opened: Opened | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True between open and close."""
+        return self._opened is not None
+
+    async def open(self) -> None:
+        """Bind to the running loop and to this process."""
+        if self._opened is not None:
+            raise SessionClosedError("the session is already entered; make a second one")
+        await self._transport.open()
+        given = self._settings
+        self._opened = Opened(
+            asyncio.get_running_loop(),
+            os.getpid(),
+            Creates(
+                self._send,
+                Lane(given.limiter, given.retry, self._rng),
+                given.retry,
+                given.create_retry,
+                given.hooks,
+                self._rng,
+                given.max_concurrency,
+            ),
+            Poller(
+                self._look,
+                given.schedule,
+                self._durations,
+                given.poll_limiter,
+                given.retry,
+                given.hooks,
+                self._rng,
+                time.time,
+            ),
+            Saving(self.get_download_url, given.hooks),
+        )
+
+    async def close(self, grace: float) -> None:
+        """End every call, and give creates under way *grace* seconds to bring their ids."""
+        check_seconds(grace, "grace", zero=True)
+        opened = self._opened
+        if opened is None:
+            return
+        if opened.closing is None:
+            opened.closing = opened.loop.create_task(self._close(opened, grace))
+        await asyncio.shield(opened.closing)
+
+    async def _close(self, opened: Opened, grace: float) -> None:
+        self._end_calls(lambda order: order is None or not order.in_flight)
+        await opened.creates.drain(grace)
+        self._end_calls(lambda _order: True)
+        await opened.poller.close()
+        await opened.saving.close()
+        await self._transport.close()
+        self._opened = None
+
+    def _end_calls(self, chosen: Callable[[Order | None], bool]) -> None:
+        now = asyncio.get_running_loop().time()
+        for scope, order in list(self._scopes.items()):
+            if chosen(order) and not scope.expired():
+                scope.reschedule(now)
+
+    def opened(self) -> Opened:
+        """Return what belongs to this loop, or say clearly why there is none."""
+        opened = self._opened
+        if opened is None:
+            raise SessionClosedError(
+                "the session is not open: use it inside `async with KieSession() as kie:`"
+            )
+        if opened.pid != os.getpid() or opened.loop is not asyncio.get_running_loop():
+            raise WrongLoopError(
+                "the session was entered in another event loop or process: enter one here"
+            )
+        if opened.closing is not None:
+            raise SessionClosedError("the session is closing: nothing new is sent")
+        return opened
+
+    async def within(
+        self, timeout: float | None, order: Order, work: Callable[[Opened], Awaitable[T]]
+    ) -> T:
+        """Do *work* within one deadline; whoever leaves early leaves the task id behind.
+
+        Without a *timeout* only a close of the session ends it early.
+        """
+        if timeout is not None:
+            check_seconds(timeout, "timeout")
+        opened = self.opened()
+        known = order.task_id is not None
+        try:
+            async with self._scope(timeout, order):
+                return await work(opened)
+        except asyncio.CancelledError as cancelled:
+            if not known and order.record is None:  # a record keeps the id itself
+                opened.creates.abandon(order, "the caller was cancelled")
+            if order.task_id is not None:
+                cancelled.add_note(
+                    f"kie_async: task {order.task_id} goes on; wait for it by its id"
+                )
+            raise
+        except KieError:
+            raise
+        except TimeoutError:
+            pass
+        if order.in_flight:
+            opened.creates.abandon(order, "the deadline passed before the answer came")
+        raise self._too_late(opened, order, timeout or 0.0)
+
+    def _too_late(self, opened: Opened, order: Order, timeout: float) -> KieError:
+        """Make the error for a call whose time is over."""
+        paid = order.task_id is not None
+        if opened.closing is not None:
+            error: KieError = SessionClosedError("the session was closed during the call")
+        elif paid:
+            last = order.seen
+            state = f", last seen {last.state}" if last is not None else ""
+            error = WaitTimeoutError(
+                f"not done after {timeout:g} s{state}; the task goes on - wait for it again",
+                task=last,
+            )
+        elif order.in_flight:
+            error = WaitTimeoutError(
+                f"no answer to the create after {timeout:g} s; if a task comes of it, its id "
+                "goes to the session's hooks as TaskOrphaned",
+            )
+        else:
+            error = WaitTimeoutError(f"no turn to create within {timeout:g} s; nothing was created")
+        error.task_id = order.task_id
+        error.maybe_charged = paid or order.in_flight
+        return error
+
+    @asynccontextmanager
+    async def _scope(self, timeout: float | None, order: Order | None) -> AsyncIterator[None]:
+        async with asyncio.timeout(timeout) as scope:
+            self._scopes[scope] = order
+            try:
+                yield
+            finally:
+                del self._scopes[scope]
+
+    async def call(self, request: Request, read: Callable[[Response], T], timeout: float) -> T:
+        """Send a read, again and again while the trouble is transient."""
+        check_seconds(timeout, "timeout")
+        opened = self.opened()
+        route = request.path.partition("?")[0].rpartition("/")[2]
+
+        async def attempt() -> T:
+            with await self._poll_limiter.acquire():
+                return read(await self._send(request))
+
+        def decide(error: KieError, failures: int) -> float | None:
+            delay = self._retry.read_delay(error, failures, self._rng)
+            if delay is not None and isinstance(error, RateLimitError):
+                self._poll_limiter.pause(delay)
+                delay = 0.0
+            if delay is not None and self._hooks:
+                self._hooks.emit(
+                    RequestRetried(route=route, failures=failures, delay=delay, error=error.message)
+                )
+            return delay
+
+        try:
+            async with self._scope(timeout, None):
+                return await retrying(attempt, decide)
+        except KieError:
+            raise
+        except TimeoutError:
+            pass
+        if opened.closing is not None:
+            raise SessionClosedError("the session was closed during the call")
+        raise WaitTimeoutError(f"no answer within {timeout:g} s - try again")
+
+    async def get_task(self, task_id: str, timeout: float = SHORT_DEADLINE) -> Task:
+        """Ask once how a task is doing; every error carries its id."""
+        try:
+            return await self.call(
+                get_task_request(task_id), lambda answer: read_task(answer, task_id), timeout
+            )
+        except KieError as error:
+            error.task_id = task_id
+            raise
+
+    async def get_download_url(self, url: str, timeout: float = SHORT_DEADLINE) -> str:
+        """Ask for an address of a result that works for 20 minutes."""
+        return await self.call(download_url_request(url), read_download_url, timeout)
+
+    async def _send(self, request: Request) -> Response:
+        """Send once, within the time of one request."""
+        timeout = min(self._timeout, CREATE_TIMEOUT) if request.paid else self._timeout
+        if not self._hooks:
+            return await self._transport.send(request, timeout=timeout)
+        loop = asyncio.get_running_loop()
+        started, status = loop.time(), None
+        try:
+            response = await self._transport.send(request, timeout=timeout)
+            status = response.status
+            return response
+        finally:
+            route = request.path.partition("?")[0].rpartition("/")[2]
+            self._hooks.emit(
+                RequestSent(route=route, seconds=loop.time() - started, http_status=status)
+            )
+
+    async def _look(self, task_id: str) -> Task:
+        return read_task(await self._send(get_task_request(task_id)), task_id)

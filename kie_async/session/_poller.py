@@ -1,0 +1,338 @@
+"""One poller for all the tasks that a session waits for.
+
+A single driver spends the account's polls: it sleeps until a task is due, waits for a
+turn, and only then picks the task that is worth it most.  Waiters hold a future each and
+nothing of any answer.  Several waiters of one task share its polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from attrs import define, field
+
+from kie_async.errors import (
+    AuthenticationError,
+    KieError,
+    NotFoundError,
+    RateLimitError,
+    ResponseError,
+    TaskFailedError,
+)
+from kie_async.instrumentation import Hooks, RequestRefused, TaskChanged, TurnTaken
+from kie_async.limiter import RateLimiter, Turn
+from kie_async.models import Task, TaskState
+from kie_async.polling import Durations, PollQueue, PollSchedule
+from kie_async.protocol import lacks_result
+from kie_async.retry import RetryPolicy
+
+__all__ = ["Poller"]
+
+ROUTE = "recordInfo"
+NOT_YET_VISIBLE = 90.0
+"""Seconds after its create in which an unknown task may only be late (reported)."""
+NOT_YET_KNOWN = 10.0
+"""The same for a task that somebody else created: how long ago is unknown."""
+SECOND_LOOK = 60.0
+"""Seconds until a time-out failure is looked at again: such a task was seen to succeed."""
+LOOKS = 3
+"""Looks in a row at an answer that should end a wait, but may be a slip of the server."""
+
+
+class Glimpse(Protocol):
+    """What a waiter keeps of the looks at its task."""
+
+    seen: Task | None
+    polls: int
+
+
+@define(eq=False)
+class _Watch:
+    """A task that is waited for, by one or several callers."""
+
+    task_id: str
+    model: str | None
+    unknown_until: float
+    created_at: float | None
+    state: TaskState = TaskState.UNKNOWN
+    polls: int = 0
+    doubts: int = 0
+    looked_again: bool = False
+    polling: bool = False
+    waiters: list[asyncio.Future[Task]] = field(factory=list)
+
+
+class Poller:
+    """Waits for tasks on behalf of a session, in the loop it was made in."""
+
+    def __init__(
+        self,
+        fetch: Callable[[str], Awaitable[Task]],
+        schedule: PollSchedule,
+        durations: Durations,
+        limiter: RateLimiter,
+        retry: RetryPolicy,
+        hooks: Hooks,
+        rng: random.Random,
+        wall: Callable[[], float],
+    ) -> None:
+        """Make an idle poller; it works only while somebody waits.
+
+        *wall* tells Unix seconds: the age of a task that somebody else created.
+        """
+        self._wall = wall
+        self._fetch = fetch
+        self._queue = PollQueue(schedule, durations, rng)
+        self._limiter = limiter
+        self._retry = retry
+        self._hooks = hooks
+        self._rng = rng
+        self._watches: dict[str, _Watch] = {}
+        self._driver: asyncio.Task[None] | None = None
+        self._looks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._refusals = 0
+        self._loop = asyncio.get_running_loop()
+
+    async def wait(
+        self,
+        task_id: str,
+        *,
+        model: str | None = None,
+        created_at: float | None = None,
+        glimpse: Glimpse | None = None,
+    ) -> Task:
+        """Wait until the task ends well, and return it.
+
+        Args:
+            task_id: The task.
+            model: Its model, if known; durations are learned per model.
+            created_at: Loop time of its create, if it was created here.
+            glimpse: Gets the number of polls, and the last look if the wait is cancelled.
+
+        Raises:
+            TaskFailedError: It ended in ``fail``.
+            KieError: A fatal answer; every other trouble is outlived.
+        """
+        watch = self._watch(task_id, model, created_at)
+        waiter: asyncio.Future[Task] = self._loop.create_future()
+        watch.waiters.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if glimpse is not None and watch.polls:
+                glimpse.seen = Task(task_id=task_id, model=watch.model, state=watch.state)
+            raise
+        finally:
+            if glimpse is not None:
+                glimpse.polls = watch.polls
+            watch.waiters.remove(waiter)
+            if not watch.waiters:
+                self._forget(watch)
+
+    def ring(self, task_id: str) -> None:
+        """Look at a task now: somebody says that it has changed."""
+        if task_id in self._watches:
+            self._queue.ring(task_id, self._loop.time())
+            self._wake.set()
+
+    async def close(self) -> None:
+        """Stop polling.  Whoever still waits has been told before."""
+        running = [*self._looks, *([self._driver] if self._driver is not None else [])]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+    def _watch(self, task_id: str, model: str | None, created_at: float | None) -> _Watch:
+        watch = self._watches.get(task_id)
+        if watch is not None:
+            return watch
+        now = self._loop.time()
+        age = None if created_at is None else now - created_at
+        until = now + NOT_YET_KNOWN if created_at is None else created_at + NOT_YET_VISIBLE
+        watch = self._watches[task_id] = _Watch(task_id, model, until, created_at)
+        self._queue.add(task_id, model, age, now)
+        self._wake.set()
+        if self._driver is None or self._driver.done():
+            self._driver = self._loop.create_task(self._drive())
+            self._driver.add_done_callback(self._driver_ended)
+        return watch
+
+    def _forget(self, watch: _Watch) -> None:
+        if self._watches.get(watch.task_id) is watch:
+            del self._watches[watch.task_id]
+            self._queue.remove(watch.task_id)
+            self._wake.set()
+
+    async def _drive(self) -> None:
+        """Spend polls while anybody waits."""
+        while self._watches:
+            self._wake.clear()
+            now = self._loop.time()
+            due = self._queue.next_due(now)
+            if due is None or due > now:
+                await self._sleep(None if due is None else due - now)
+                continue
+            turn = await self._limiter.acquire()
+            task_id = self._queue.pop(self._loop.time())
+            watch = None if task_id is None else self._watches.get(task_id)
+            if watch is None:  # the one it was meant for has been given up
+                turn.give_back()
+                continue
+            if self._hooks:
+                waited = self._loop.time() - now
+                self._hooks.emit(TurnTaken(task_id=task_id, lane=ROUTE, waited=waited))
+            look = self._loop.create_task(self._look(watch, turn))
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
+
+    def _driver_ended(self, driver: asyncio.Task[None]) -> None:
+        """A bug in the driver or in a limiter reaches every waiter, instead of hanging it."""
+        bug = None if driver.cancelled() else driver.exception()
+        if isinstance(bug, Exception):
+            for watch in list(self._watches.values()):
+                self._fatal(watch, bug)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Sleep until the next poll is due or something changes."""
+        timer = None if seconds is None else self._loop.call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _look(self, watch: _Watch, turn: Turn) -> None:
+        """Poll one task, and do what the answer asks for."""
+        try:
+            with turn:
+                task = await self._fetch(watch.task_id)
+            self._answered(watch, task)
+        except KieError as error:
+            self._failed(watch, error)
+        except Exception as bug:  # noqa: BLE001 - a bug must reach the callers, not hang them
+            self._fatal(watch, bug)
+        finally:
+            self._wake.set()
+
+    def _answered(self, watch: _Watch, task: Task) -> None:
+        self._refusals = 0
+        watch.polls += 1
+        watch.model = task.model or watch.model
+        if self._hooks and task.state is not watch.state and not task.done:
+            self._hooks.emit(TaskChanged(task_id=task.task_id, state=task.state, polls=watch.polls))
+        watch.state = task.state
+        if self._watches.get(watch.task_id) is not watch:
+            return
+        if not task.done:
+            watch.doubts = 0
+            self._reschedule(watch, task)
+        elif lacks_result(task):
+            slip = ResponseError(
+                "the task succeeded and its record has no result - look at it on Kie's site",
+                task_id=task.task_id,
+                maybe_charged=True,
+            )
+            self._doubt(watch, slip)
+        elif task.failed and _may_flip(task) and not watch.looked_again:
+            watch.looked_again = True
+            self._queue.recheck(watch.task_id, SECOND_LOOK, self._loop.time())
+        else:
+            self._ended(watch, task)
+
+    def _reschedule(self, watch: _Watch, task: Task) -> None:
+        age = (
+            None
+            if watch.created_at is not None or task.created_at is None
+            else max(0.0, self._wall() - task.created_at)
+        )
+        self._queue.answered(
+            watch.task_id, task.state, self._loop.time(), age=age, model=watch.model
+        )
+
+    def _ended(self, watch: _Watch, task: Task) -> None:
+        self._queue.finished(task.task_id, watch.model, task.duration)
+        if self._hooks:
+            self._hooks.emit(
+                TaskChanged(
+                    task_id=task.task_id,
+                    state=task.state,
+                    polls=watch.polls,
+                    duration=task.duration,
+                    lateness=self._lateness(watch, task),
+                )
+            )
+        if task.succeeded:
+            for waiter in watch.waiters:
+                if not waiter.done():
+                    waiter.set_result(task)
+            self._forget(watch)
+            return
+        said = ": ".join(text for text in (task.fail_code, task.fail_message) if text)
+        self._fatal(
+            watch,
+            TaskFailedError(
+                f"the task failed ({said or 'no reason given'}) - failed tasks are documented "
+                "as free; correct the input or try it again",
+                task=task,
+            ),
+        )
+
+    def _lateness(self, watch: _Watch, task: Task) -> float | None:
+        """How long after its end it was noticed; the server's clock is not needed."""
+        if watch.created_at is None or task.duration is None:
+            return None
+        return max(0.0, self._loop.time() - watch.created_at - task.duration)
+
+    def _failed(self, watch: _Watch, error: KieError) -> None:
+        """Outlive it, unless the API says for certain that waiting is in vain."""
+        error.task_id = watch.task_id
+        if self._hooks:
+            self._hooks.emit(
+                RequestRefused(
+                    task_id=watch.task_id,
+                    route=ROUTE,
+                    error=error.message,
+                    code=error.code,
+                    http_status=error.http_status,
+                )
+            )
+        now = self._loop.time()
+        if isinstance(error, RateLimitError):
+            self._refusals += 1
+            self._limiter.pause(self._retry.pause(error, self._refusals, self._rng))
+        if self._watches.get(watch.task_id) is not watch:
+            return
+        if isinstance(error, NotFoundError) and now < watch.unknown_until:
+            self._queue.failed(watch.task_id, now)
+        elif isinstance(error, AuthenticationError | NotFoundError) and error.code is not None:
+            self._fatal(watch, error)
+        elif error.retryable:
+            self._queue.failed(watch.task_id, now, getattr(error, "retry_after", None))
+        else:
+            self._doubt(watch, error)
+
+    def _doubt(self, watch: _Watch, error: KieError) -> None:
+        """Believe it only when it was seen several times in a row."""
+        watch.doubts += 1
+        if watch.doubts >= LOOKS:
+            self._fatal(watch, error)
+        else:
+            self._queue.failed(watch.task_id, self._loop.time())
+
+    def _fatal(self, watch: _Watch, error: Exception) -> None:
+        for waiter in watch.waiters:
+            if not waiter.done():  # each its own: a traceback grows on what is raised
+                waiter.set_exception(copy.copy(error))
+        self._forget(watch)
+
+
+def _may_flip(task: Task) -> bool:
+    """True for a failure by time-out: such tasks were reported to succeed a minute later."""
+    text = (task.fail_message or "").lower()
+    return task.fail_code == "524" or "timeout" in text or "timed out" in text

@@ -1,0 +1,396 @@
+"""``KieSession``: joins the rules and the hands.  It knows no journal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from kie_async.errors import UsageError
+from kie_async.grok_imagine import UPSCALE, upscale_input
+from kie_async.instrumentation import Hook, Hooks
+from kie_async.limiter import RateLimiter, shared_limiter
+from kie_async.models import Secret, Task, check_seconds, check_task_id
+from kie_async.polling import PollSchedule
+from kie_async.protocol import (
+    credits_request,
+    read_credits,
+)
+from kie_async.retry import CreateRetry, RetryPolicy
+from kie_async.session._bulk import BulkCaller
+from kie_async.session._creates import Order
+from kie_async.session._engine import GRACE, SHORT_DEADLINE, Engine, Opened, Settings
+from kie_async.transport import Transport
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from kie_async.bulk import BulkRun, Save, Source
+    from kie_async.journal import Item, JournalStore
+
+__all__ = ["KieSession", "upscale"]
+
+BASE_URL = "https://api.kie.ai"
+UPLOAD_URL = "https://kieai.redpandaai.co"
+DEADLINE = 900.0
+"""Seconds for a whole call, by default; the documents advise 10 to 15 minutes."""
+
+
+class KieSession:
+    """A session with Kie's job API; use it with ``async with``.
+
+    One session serves any number of concurrent calls.  It may be entered again after it
+    was left, also in another event loop, and learned durations stay.
+
+    Args:
+        api_key: The key; by default the environment's ``KIE_API_KEY``.
+        base_url: The API's address; by default ``KIE_BASE_URL``, else Kie's.
+        upload_url: The upload host's address; by default ``KIE_UPLOAD_URL``, else the
+            base URL if that is on loopback, else Kie's.
+        max_concurrency: Creates in flight at once, at most.
+        create_retry: Which failed creates may be sent again.
+        limiter: For creates; by default 20 per 10 s, one per key in this process.
+        poll_limiter: For reads; by default 8 per 1 s, one per key in this process.
+        retry: How often, and after how long.
+        polling: When to look at a task.
+        http: Your own ``aiohttp.ClientSession``; it is used and never closed.
+        hooks: Called with each event; see :mod:`kie_async.instrumentation`.
+        request_timeout: Seconds for one request; a create gets 25 at most.
+
+    Raises:
+        UsageError: No key, a key with white space in it, or another impossible setting.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        upload_url: str | None = None,
+        max_concurrency: int = 20,
+        create_retry: CreateRetry = CreateRetry.REPORTED,
+        limiter: RateLimiter | None = None,
+        poll_limiter: RateLimiter | None = None,
+        retry: RetryPolicy | None = None,
+        polling: PollSchedule | None = None,
+        http: aiohttp.ClientSession | None = None,
+        hooks: Sequence[Hook] = (),
+        request_timeout: float = 30.0,
+    ) -> None:
+        key = Secret(os.environ.get("KIE_API_KEY", "") if api_key is None else api_key)
+        base_url = base_url or os.environ.get("KIE_BASE_URL") or BASE_URL
+        if isinstance(max_concurrency, bool) or max_concurrency < 1:
+            raise UsageError(f"max_concurrency must be 1 or more, not {max_concurrency}")
+        account = hashlib.sha256(f"{base_url}\n{key.reveal()}".encode()).hexdigest()[:16]
+        self._transport = Transport(
+            api_key=key, base_url=base_url, upload_url=_upload_url(upload_url, base_url), http=http
+        )
+        reads = f"{account}-reads"
+        settings = Settings(
+            transport=self._transport,
+            limiter=limiter or shared_limiter(account),
+            poll_limiter=poll_limiter or shared_limiter(reads, limit=8, window=1.0),
+            max_concurrency=max_concurrency,
+            create_retry=create_retry,
+            retry=retry or RetryPolicy(),
+            schedule=polling or PollSchedule(),
+            hooks=Hooks(hooks),
+            request_timeout=check_seconds(request_timeout, "request_timeout"),
+        )
+        self._engine = Engine(settings)
+        self._create_retry = create_retry
+
+    def __repr__(self) -> str:
+        """Say where it talks to, and nothing of the key."""
+        state = "open" if self._engine.is_open else "closed"
+        return f"<KieSession {self._transport.base_url} {state}>"
+
+    async def __aenter__(self) -> Self:
+        """Bind the session to the running loop and to this process."""
+        await self._engine.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it; creates under way get their grace."""
+        await self.close()
+
+    async def close(self, *, grace: float = GRACE) -> None:
+        """End every call: waiters get :class:`SessionClosedError` with their task id.
+
+        Creates under way are given *grace* seconds to bring their ids.  Safe to call
+        again, and at the same time.
+        """
+        await self._engine.close(grace)
+
+    # -- tasks ------------------------------------------------------------------------
+
+    async def create_task(
+        self,
+        model: str,
+        input: Mapping[str, Any],
+        *,
+        callback_url: str | None = None,
+        timeout: float = DEADLINE,
+    ) -> str:
+        """Start a task, which costs money, and return its id.
+
+        Args:
+            model: Such as ``grok-imagine/upscale``; unknown names are sent as they are.
+            input: What the model takes.
+            callback_url: Where Kie shall post the end of the task.
+            timeout: Seconds for turn, request and safe repetitions together.
+
+        Raises:
+            UsageError: Bad input; nothing was sent.
+            CreateInDoubtError: It may have been paid for; it is not sent again.
+            KieAPIError: The API refused; nothing was created.
+            KieConnectionError: It could not be sent; nothing was created.
+            WaitTimeoutError: The deadline passed; ``maybe_charged`` tells whether a
+                request was under way.  Its id then reaches the hooks (``TaskOrphaned``).
+        """
+        order = _order(model, input, callback_url)
+        return await self._engine.within(timeout, order, lambda opened: opened.creates.run(order))
+
+    async def get_task(self, task_id: str, *, timeout: float = SHORT_DEADLINE) -> Task:
+        """Ask once how a task is doing; asked again while the trouble is transient.
+
+        Raises:
+            NotFoundError: There is no such task, or not yet.
+            KieError: The API refused, or could not be reached.
+        """
+        check_task_id(task_id)
+        return await self._engine.get_task(task_id, timeout)
+
+    async def wait_for_result(self, task_id: str, *, timeout: float = DEADLINE) -> Task:
+        """Look at a task until it is done, and return it.
+
+        Outages are outlived: only the deadline or a fatal answer ends the wait.
+
+        Args:
+            task_id: The task to watch.
+            timeout: Seconds to watch.  The task itself goes on, and can be watched again.
+
+        Raises:
+            TaskFailedError: The task ended in ``fail``.
+            WaitTimeoutError: It was still running after *timeout* seconds.
+            NotFoundError: There is no such task.
+        """
+        check_task_id(task_id)
+        known = Order(model="", input={}, task_id=task_id)
+        return await self._engine.within(
+            timeout, known, lambda opened: opened.poller.wait(task_id, glimpse=known)
+        )
+
+    async def run(
+        self,
+        model: str,
+        input: Mapping[str, Any],
+        *,
+        timeout: float = DEADLINE,
+        callback_url: str | None = None,
+    ) -> Task:
+        """Start a task and wait for its result, within one deadline.
+
+        Cancelling it leaves no paid task unknown: the id goes to the hooks as
+        ``TaskOrphaned``, and ``wait_for_result`` takes it up again.
+
+        Raises:
+            KieError: As :meth:`create_task` and :meth:`wait_for_result`; after the create
+                every exception carries ``task_id``.
+        """
+        order = _order(model, input, callback_url)
+
+        async def create_and_wait(opened: Opened) -> Task:
+            task_id = await opened.creates.run(order)
+            return await opened.poller.wait(
+                task_id, model=order.model, created_at=order.created_at, glimpse=order
+            )
+
+        return await self._engine.within(timeout, order, create_and_wait)
+
+    async def upscale(
+        self,
+        task_id: str,
+        *,
+        resolution: str | None = None,
+        timeout: float = DEADLINE,
+        callback_url: str | None = None,
+    ) -> Task:
+        """Upscale the result of an earlier task, and return the finished new task.
+
+        Args:
+            task_id: The earlier task; it must be one of the same account.
+            resolution: "720p" (what Kie takes if nothing is said) or "1080p".
+            timeout: Seconds for everything together.
+            callback_url: Where Kie shall post the end of the task.
+
+        Raises:
+            KieError: As :meth:`run`.
+        """
+        source = upscale_input(task_id, resolution)
+        return await self.run(UPSCALE, source, timeout=timeout, callback_url=callback_url)
+
+    def upscale_many(
+        self,
+        task_ids: Source,
+        *,
+        journal: JournalStore | None = None,
+        resolution: str | None = None,
+        directory: Path | str | None = None,
+        name: str = "{source_id}",
+        in_flight: int = 100,
+        task_timeout: float = 3600.0,
+        callback_url: str | None = None,
+        max_credits: float | None = None,
+        allow_private: bool = False,
+    ) -> BulkRun:
+        """Upscale many, each exactly once; iterate over the outcomes as they come.
+
+        Args:
+            task_ids: Ids or :class:`~kie_async.bulk.BulkItem`, from an iterable or an
+                async iterable; read lazily, duplicates are one task.
+            journal: An open :class:`~kie_async.journal.Journal`; the same one resumes the
+                run after any crash.  Without one, a temporary journal serves this run.
+            resolution: As :meth:`upscale`, for items without one of their own.
+            directory: Where to save the results; without it nothing is saved.
+            name: How files are named: ``{source_id}``, ``{task_id}``, ``{index}``.
+            in_flight: Tasks created and not ended, at most.
+            task_timeout: Seconds to wait for each; later it is collected by a resume.
+            callback_url: Each create gets its own reference as the last path part of it,
+                which settles doubts later even if nobody answers there.
+            max_credits: Create nothing more when this would be exceeded.
+            allow_private: Save results from private addresses too (an emulator's).
+
+        Raises:
+            KieError: What stopped the run, after the outcomes of all tasks under way.
+            UsageError: An item that cannot work.
+        """
+        from kie_async.bulk import BulkRun, Plan  # loads the journal, and with it sqlite3
+        from kie_async.files import check_template
+
+        if self._create_retry is CreateRetry.ALWAYS:
+            raise UsageError(
+                "a bulk run keeps doubts for you to settle: see kie reconcile --recreate"
+            )
+        save = None
+        if directory is not None:
+            save = self._saver(Path(directory), check_template(name), allow_private=allow_private)
+        plan = Plan(
+            source=task_ids,
+            resolution=resolution,
+            in_flight=in_flight,
+            task_timeout=task_timeout,
+            callback_url=callback_url,
+            max_credits=max_credits,
+            save=save,
+        )
+        return BulkRun(BulkCaller(self._engine), journal, plan)
+
+    async def download(
+        self,
+        task: Task,
+        directory: Path | str,
+        *,
+        name: str = "{task_id}",
+        timeout: float = DEADLINE,
+        allow_private: bool = False,
+    ) -> list[Path]:
+        """Save the results of a finished task, whole and checked, and return their paths.
+
+        Safe to repeat: what is there is not overwritten, what is half there is resumed.
+        An expired address is renewed once.  The key is never sent to a result host.
+
+        Args:
+            task: A task that succeeded.
+            directory: Where to; it is made if it is missing.
+            name: How files are named: ``{source_id}``, ``{task_id}``, ``{index}``; the
+                suffix follows from the content.
+            timeout: Seconds for everything together.
+            allow_private: Fetch from private addresses and by http too (an emulator's).
+
+        Raises:
+            DownloadError: A file could not be saved; ``saved`` has the others.
+            StorageFullError: The disk is full; what came so far is kept and resumed.
+            WaitTimeoutError: The time was over.
+        """
+
+        async def save(opened: Opened) -> list[Path]:
+            saver = await opened.saving.downloader(
+                Path(directory), name, allow_private=allow_private
+            )
+            return list(await saver.save(task))
+
+        known = Order(model=task.model or "", input={}, task_id=task.task_id)
+        return await self._engine.within(timeout, known, save)
+
+    def _saver(self, directory: Path, name: str, *, allow_private: bool) -> Save:
+        """Return what a bulk run saves its results with."""
+
+        async def save(task: Task, item: Item) -> tuple[Path, ...]:
+            saver = await self._engine.opened().saving.downloader(
+                directory, name, allow_private=allow_private
+            )
+            return await saver.save(
+                task, source_id=item.source_id, name=_own_name(item.output_name)
+            )
+
+        return save
+
+    # -- account ----------------------------------------------------------------------
+
+    async def get_credits(self, *, timeout: float = SHORT_DEADLINE) -> float:
+        """Return the account's balance in credits; one is half a US cent."""
+        return await self._engine.call(credits_request(), read_credits, timeout)
+
+    async def get_download_url(self, url: str, *, timeout: float = SHORT_DEADLINE) -> str:
+        """Return an address for a result that works for 20 minutes."""
+        return await self._engine.get_download_url(url, timeout)
+
+
+def _order(
+    model: str,
+    input: Mapping[str, Any],
+    callback_url: str | None,
+) -> Order:
+    order = Order(model=model, input=input, callback_url=callback_url)
+    order.request()  # what cannot work fails here, before anything is sent
+    return order
+
+
+def _own_name(name: str | None) -> str | None:
+    """Turn an item's own output name into a template: no field in it is one."""
+    if name is None:
+        return None
+    plain = name.replace("{", "{{").replace("}", "}}").replace("/", "_").replace("\\", "_")
+    return "{source_id:.0s}" + plain  # the id is asked for, and none of it shown
+
+
+def _upload_url(given: str | None, base_url: str) -> str:
+    """Return the upload host: the emulator serves it too, Kie has another one for it."""
+    named = given or os.environ.get("KIE_UPLOAD_URL")
+    if named:
+        return named
+    loopback = base_url.startswith(("http://127.", "http://localhost", "http://[::1]"))
+    return base_url if loopback else UPLOAD_URL
+
+
+async def upscale(task_id: str, *, session: KieSession | None = None, **options: Any) -> Task:
+    """Upscale the result of an earlier task, with a session or without one.
+
+    Args:
+        task_id: The earlier task.
+        session: An open session to use; without one, a session is opened for this call.
+        options: As :meth:`KieSession.upscale`.
+    """
+    if session is not None:
+        return await session.upscale(task_id, **options)
+    async with KieSession() as own:
+        return await own.upscale(task_id, **options)
