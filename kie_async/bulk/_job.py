@@ -1,0 +1,244 @@
+"""One item of a run: create, wait, record, save."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from attrs import define, frozen
+
+from kie_async.bulk._record import JournalRecord, stops_the_run
+from kie_async.errors import (
+    CreateInDoubtError,
+    DownloadError,
+    KieConnectionError,
+    KieError,
+    TaskFailedError,
+    WaitTimeoutError,
+)
+from kie_async.journal import Item, ItemState, JournalStore
+from kie_async.models import Outcome, OutcomeStatus, Task
+from kie_async.protocol import CreateAnswer
+
+__all__ = ["Caller", "Job", "Progress", "Save", "Tools"]
+
+LONGEST_PAUSE = 60.0
+"""Seconds between attempts to reach an API that cannot be reached, at most."""
+
+Save = Callable[[Task, Item], Awaitable[tuple[Path, ...]]]
+
+
+class Order(Protocol):
+    """What a job sees of an order of the session."""
+
+    task_id: str | None
+    polls: int
+    in_flight: bool
+    section: asyncio.Task[CreateAnswer] | None
+
+
+class Caller(Protocol):
+    """What a run needs of a session; an order of its own making is given back to it."""
+
+    def order(
+        self,
+        model: str,
+        input: Mapping[str, Any],
+        record: JournalRecord,
+        task_id: str | None = None,
+    ) -> Order:
+        """Make an order for one create, or for a task that exists."""
+
+    async def create(self, order: Any) -> str:
+        """Create the task, however long its turn takes; return its id."""
+
+    async def wait(self, order: Any) -> Task:
+        """Wait for the result, however long it takes."""
+
+    async def look(self, task_id: str) -> Task:
+        """Ask for the task once."""
+
+
+@define
+class Progress:
+    """Where a run stands; a live view reads it.
+
+    ``running`` tasks are created and not ended; ``waiting_for_turn`` are items that want
+    to be created.  ``done`` and the others count earlier runs of the journal too.
+    """
+
+    total: int = 0
+    loaded: bool = False
+    waiting_for_turn: int = 0
+    running: int = 0
+    created: int = 0
+    done: int = 0
+    failed: int = 0
+    in_doubt: int = 0
+    files: int = 0
+    failed_downloads: int = 0
+    credits_spent: float = 0.0
+    stopped_by: KieError | None = None
+
+    @property
+    def left(self) -> int:
+        """Items that are not done, failed or in doubt."""
+        return self.total - self.done - self.failed - self.in_doubt
+
+
+@frozen(kw_only=True)
+class Tools:
+    """What every job of a run works with."""
+
+    caller: Caller
+    journal: JournalStore
+    progress: Progress
+    stop: Callable[[KieError], None]
+    saving: asyncio.Semaphore
+    save: Save | None
+    callback_url: str | None
+    task_timeout: float
+
+
+@define(eq=False)
+class Job:
+    """One item under way.  It never raises for what happens to its item."""
+
+    item: Item
+    tools: Tools
+    order: Order | None = None
+    task: asyncio.Task[None] | None = None
+    credits: float | None = None
+
+    @property
+    def paid(self) -> bool:
+        """True once a create is under way or was accepted."""
+        if self.item.state is not ItemState.PLANNED:
+            return True
+        return self.order is not None and (self.order.in_flight or self.order.task_id is not None)
+
+    async def run(self) -> Outcome:
+        """Bring the item to its end, and say how it ended; files come later."""
+        item = self.item
+        try:
+            task = await self._ended()
+        except CreateInDoubtError as error:
+            self.tools.progress.in_doubt += 1
+            return self._outcome(OutcomeStatus.IN_DOUBT, error)
+        except TaskFailedError as error:
+            await self._record_failed(error)
+            self.tools.progress.failed += 1
+            return self._outcome(OutcomeStatus.FAILED, error, error.task)
+        except KieError as error:
+            return self._not_ended(error)
+        if item.state is not ItemState.DONE:
+            self.tools.progress.done += 1
+        return self._outcome(OutcomeStatus.DONE, None, task)
+
+    def _not_ended(self, error: KieError) -> Outcome:
+        """The item did not come to an end of its own."""
+        if stops_the_run(error):
+            self.tools.stop(error)
+        if self.paid:  # its task goes on; the same journal collects it later
+            return self._outcome(OutcomeStatus.FAILED, error)
+        if stops_the_run(error) or error.retryable:
+            return self._outcome(OutcomeStatus.NOT_SENT, error)
+        self.tools.progress.failed += 1
+        return self._outcome(OutcomeStatus.FAILED, error)
+
+    async def _ended(self) -> Task:
+        item, tools = self.item, self.tools
+        if item.state is ItemState.DONE:
+            return await tools.caller.look(item.task_id or "")
+        record = JournalRecord(tools.journal, item.source_id, tools.callback_url)
+        if item.state is ItemState.PLANNED:
+            order = await self._created(record)
+        else:
+            order = tools.caller.order(item.model, item.input, record, item.task_id)
+        tools.progress.running += 1
+        try:
+            task = await self._waited(order)
+        finally:
+            tools.progress.running -= 1
+        await tools.journal.record_done(item.source_id, task, polls=order.polls)
+        return task
+
+    async def _waited(self, order: Order) -> Task:
+        limit = self.tools.task_timeout
+        try:
+            async with asyncio.timeout(limit):
+                task = await self.tools.caller.wait(order)
+        except KieError:
+            raise
+        except TimeoutError:
+            pass
+        else:
+            self.credits = task.credits_consumed
+            return task
+        raise WaitTimeoutError(
+            f"not done after {limit:g} s; the task goes on - run the same again to collect it",
+            task_id=order.task_id,
+            maybe_charged=True,
+        )
+
+    async def _created(self, record: JournalRecord) -> Order:
+        """Create the task; an API that cannot be reached is waited for."""
+        item, tools = self.item, self.tools
+        tools.progress.waiting_for_turn += 1
+        pause = 1.0
+        try:
+            while True:
+                order = self.order = tools.caller.order(item.model, item.input, record)
+                try:
+                    await tools.caller.create(order)
+                except KieConnectionError as error:
+                    if error.sent or stops_the_run(error):
+                        raise
+                else:
+                    tools.progress.created += 1
+                    return order
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+        finally:
+            tools.progress.waiting_for_turn -= 1
+
+    async def _record_failed(self, error: TaskFailedError) -> None:
+        self.credits = 0.0  # failed tasks are documented as free
+        await self.tools.journal.record_failed(
+            self.item.source_id,
+            reason="task failed",
+            task=error.task,
+            error_code=error.task.fail_code,
+            error_message=error.task.fail_message,
+        )
+
+    async def save(self, outcome: Outcome) -> Outcome:
+        """Save the files; a failed download never fails or repeats the paid task."""
+        tools, task = self.tools, outcome.task
+        if tools.save is None or task is None or outcome.status is not OutcomeStatus.DONE:
+            return outcome
+        try:
+            async with tools.saving:
+                files = await tools.save(task, self.item)
+            await tools.journal.record_files(outcome.source_id, [str(path) for path in files])
+        except KieError as error:
+            tools.progress.failed_downloads += 1
+            if stops_the_run(error):
+                tools.stop(error)
+            saved = error.saved if isinstance(error, DownloadError) else ()
+            return self._outcome(outcome.status, error, task, saved)
+        tools.progress.files += len(files)
+        return self._outcome(outcome.status, None, task, files)
+
+    def _outcome(
+        self,
+        status: OutcomeStatus,
+        error: KieError | None,
+        task: Task | None = None,
+        files: tuple[Path, ...] = (),
+    ) -> Outcome:
+        return Outcome(
+            source_id=self.item.source_id, status=status, error=error, task=task, files=files
+        )

@@ -1,0 +1,136 @@
+"""Settle doubts with proof: which task, if any, came of a create of unknown outcome?
+
+``recordInfo`` echoes what a task was created with, callback URL included.  So the ids
+that a user copies from the vendor's task log are enough: a task whose callback URL ends
+in an attempt's reference *is* that attempt's.  Without references a task still counts as
+proof if it is the only one with this input, created while the attempt was under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from attrs import frozen
+
+from kie_async.errors import NotFoundError
+from kie_async.journal import Attempt, Item, ItemState, JournalStore
+from kie_async.models import Task
+
+__all__ = ["Finding", "reconcile"]
+
+EARLIER = 120.0
+LATER = 145.0
+"""Seconds around an intent in which its task may have been created: two minutes for the
+clocks to differ, and the time of one create."""
+
+Look = Callable[[str], Awaitable[Task]]
+
+
+@frozen(kw_only=True)
+class Finding:
+    """What one task id turned out to be.
+
+    ``verdict`` is "settled" (a doubt of ``source_id`` was this task), "known" (the
+    journal has it already), "double" (its item has another task: two were paid),
+    "ambiguous" (several doubts fit), "unrelated", or "unreadable".
+    """
+
+    task_id: str
+    verdict: str
+    source_id: str | None = None
+    detail: str = ""
+
+
+async def reconcile(
+    journal: JournalStore, look: Look, task_ids: Iterable[str]
+) -> AsyncIterator[Finding]:
+    """Look at each task and settle the doubt it proves; yields what each turned out to be."""
+    candidates: list[Task] = []
+    for task_id in task_ids:
+        known = await journal.find_by_task(task_id)
+        if known:
+            yield Finding(task_id=task_id, verdict="known", source_id=known[0].source_id)
+            continue
+        try:
+            task = await look(task_id)
+        except NotFoundError as error:
+            yield Finding(task_id=task_id, verdict="unreadable", detail=error.message)
+            continue
+        finding = await _by_reference(journal, task)
+        if finding is not None:
+            yield finding
+        else:
+            candidates.append(task)
+    for task, fits in await _by_payload(journal, candidates):
+        yield await _settled_by_payload(journal, task, fits)
+
+
+async def _by_reference(journal: JournalStore, task: Task) -> Finding | None:
+    reference = (task.callback_url or "").rpartition("/")[2]
+    attempt = await journal.find_by_ref(reference) if reference else None
+    if attempt is None:
+        return None
+    return await _settle(journal, attempt, task, {"proof": "reference", "reference": reference})
+
+
+async def _by_payload(
+    journal: JournalStore, tasks: list[Task]
+) -> list[tuple[Task, list[tuple[Item, Attempt]]]]:
+    """Match by input and time; bounded by the doubts, which are few."""
+    if not tasks:
+        return []
+    doubts = [(doubt.item, doubt.attempts) async for doubt in journal.doubts()]
+    return [
+        (
+            task,
+            [
+                (item, attempt)
+                for item, attempts in doubts
+                for attempt in attempts
+                if _fits(task, item, attempt)
+            ],
+        )
+        for task in tasks
+    ]
+
+
+def _fits(task: Task, item: Item, attempt: Attempt) -> bool:
+    if task.model != item.model or task.input is None or dict(task.input) != dict(item.input):
+        return False
+    if task.created_at is None or attempt.task_id is not None:
+        return False
+    return attempt.intent_at - EARLIER <= task.created_at <= attempt.intent_at + LATER
+
+
+async def _settled_by_payload(
+    journal: JournalStore, task: Task, fits: list[tuple[Item, Attempt]]
+) -> Finding:
+    if not fits:
+        return Finding(task_id=task.task_id, verdict="unrelated")
+    if len(fits) > 1:
+        return Finding(
+            task_id=task.task_id,
+            verdict="ambiguous",
+            detail=f"{len(fits)} doubtful attempts fit; settle it with --as",
+        )
+    evidence = {"proof": "input and time", "created_at": task.created_at}
+    return await _settle(journal, fits[0][1], task, evidence)
+
+
+async def _settle(
+    journal: JournalStore, attempt: Attempt, task: Task, evidence: dict[str, Any]
+) -> Finding:
+    item = await journal.get(attempt.source_id)
+    if item is not None and item.state is ItemState.IN_DOUBT:
+        await journal.resolve(attempt.source_id, as_task_id=task.task_id, evidence=evidence)
+        verdict = "settled"
+    else:
+        first = await journal.record_created(attempt.source_id, attempt.number, task.task_id)
+        verdict = "settled" if first else "double"
+    return Finding(
+        task_id=task.task_id,
+        verdict=verdict,
+        source_id=attempt.source_id,
+        detail=str(evidence["proof"]),
+    )

@@ -1,0 +1,113 @@
+"""Keeps one create of a run in the journal: intent before, outcome after."""
+
+from __future__ import annotations
+
+import secrets
+
+from kie_async.errors import (
+    AuthenticationError,
+    FeatureDisabledError,
+    InsufficientCreditsError,
+    JournalError,
+    KeyQuotaError,
+    KieConnectionError,
+    KieError,
+    SpendLimitError,
+)
+from kie_async.instrumentation import logger
+from kie_async.journal import JournalStore
+from kie_async.protocol import CreateAnswer, Verdict
+
+__all__ = ["JournalRecord", "stops_the_run"]
+
+
+def stops_the_run(error: KieError) -> bool:
+    """True for a refusal that every further create would meet as well."""
+    if isinstance(error, KieConnectionError):
+        return not error.retryable and not error.sent  # a bad certificate, say
+    return isinstance(
+        error,
+        AuthenticationError
+        | InsufficientCreditsError
+        | KeyQuotaError
+        | FeatureDisabledError
+        | JournalError
+        | SpendLimitError,
+    )
+
+
+class JournalRecord:
+    """The journal's side of one order; each attempt has its own reference."""
+
+    def __init__(self, journal: JournalStore, source_id: str, callback_url: str | None) -> None:
+        """Nothing is written yet.
+
+        *callback_url* gets the attempt's reference as its last path part; ``recordInfo``
+        echoes it, so a doubt can be settled with proof.
+        """
+        self._journal = journal
+        self._source_id = source_id
+        self._callback_url = callback_url
+        self._attempt: int | None = None
+
+    async def intend(self) -> str | None:
+        """Write the intent; only then may the request leave."""
+        self._attempt = None
+        reference = secrets.token_hex(16)
+        self._attempt = await self._journal.begin_sending(self._source_id, ref=reference)
+        if self._callback_url is None:
+            return None
+        return f"{self._callback_url.rstrip('/')}/{reference}"
+
+    async def settle(self, answer: CreateAnswer, *, again: bool) -> None:
+        """Write what came of it."""
+        attempt, error = self._attempt, answer.error
+        if attempt is None:  # the intent itself failed: there is nothing to settle
+            return
+        if answer.task_id is not None:
+            await self._created(attempt, answer.task_id)
+        elif error is None or answer.verdict is Verdict.NOT_SENT:
+            reason = error.message if error is not None else "not sent"
+            await self._journal.record_not_sent(self._source_id, attempt, reason=reason)
+        else:
+            await self._refused(attempt, answer.verdict, error, again=again)
+
+    async def _created(self, attempt: int, task_id: str) -> None:
+        first = await self._journal.record_created(self._source_id, attempt, task_id)
+        if not first:
+            logger.error(
+                "two tasks were created for %s; the second is %s", self._source_id, task_id
+            )
+
+    async def _refused(
+        self, attempt: int, verdict: Verdict, error: KieError, *, again: bool
+    ) -> None:
+        source_id, journal = self._source_id, self._journal
+        if verdict is Verdict.REPORTED:
+            await journal.record_reported(
+                source_id,
+                attempt,
+                again=again,
+                http_status=error.http_status,
+                body_code=error.code,
+                reason=error.message,
+            )
+        elif verdict is Verdict.REJECTED:
+            await journal.record_rejected(
+                source_id,
+                attempt,
+                final=not (again or error.retryable or stops_the_run(error)),
+                http_status=error.http_status,
+                body_code=error.code,
+                reason=type(error).__name__,
+                error_message=error.message,
+            )
+        else:
+            await journal.record_in_doubt(
+                source_id,
+                attempt,
+                reason=error.message,
+                http_status=error.http_status,
+                body_code=error.code,
+                error_message=error.message,
+            )

@@ -1,0 +1,268 @@
+"""A bulk run: many ids, each upscaled exactly once, resumable after any crash.
+
+The journal says what is to do; the session does it.  A loader writes ids into the
+journal, a dispatcher starts jobs from it while there is room in flight, and outcomes come
+out as items end.  Nothing is kept per finished item.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import Self
+
+from attrs import frozen
+
+from kie_async.bulk._budget import Budget, expected_price
+from kie_async.bulk._items import Source, planned_batches
+from kie_async.bulk._job import Caller, Job, Progress, Save, Tools
+from kie_async.errors import KieError, SpendLimitError, UsageError
+from kie_async.journal import Item, ItemState, Journal, JournalStore
+from kie_async.models import Outcome, check_seconds
+
+__all__ = ["BulkRun", "Plan"]
+
+BATCH = 1000
+"""Items that are planned or read at once: a commit is dear, memory is not."""
+GRACE = 28.0
+"""Seconds for creates under way when a run is left."""
+RESULTS = 1000
+"""Outcomes that wait for a slow consumer; after that the run waits for it."""
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What a run was asked to do; times are in seconds, ``max_credits`` in credits.
+
+    ``callback_url`` gets a reference of each attempt as its last path part, so that a
+    doubt can be settled with proof.  ``save`` saves a task's files, ``saving`` at once.
+    """
+
+    source: Source
+    resolution: str | None = None
+    in_flight: int = 100
+    task_timeout: float = 3600.0
+    callback_url: str | None = None
+    max_credits: float | None = None
+    save: Save | None = None
+    saving: int = 8
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what cannot work."""
+        check_seconds(self.task_timeout, "task_timeout")
+        if self.in_flight < 1 or self.saving < 1:
+            raise UsageError("in_flight and saving must be 1 or more")
+        if self.max_credits is not None and self.max_credits < 0:
+            raise UsageError("max_credits must be 0 or more")
+
+
+class BulkRun:
+    """An async iterator of outcomes, made by ``KieSession.upscale_many``.
+
+    When something stops the run (no key, no credits, a full disk, its own cap), tasks
+    under way are finished, their outcomes come, and then the error is raised.  What was
+    not sent stays planned: the same journal resumes it.
+    """
+
+    def __init__(self, caller: Caller, journal: JournalStore | None, plan: Plan) -> None:
+        """Nothing happens before the first outcome is asked for."""
+        self.progress = Progress()
+        self._caller = caller
+        self._given = journal
+        self._plan = plan
+        self._budget = Budget(plan.max_credits, expected_price(plan.resolution))
+        self._jobs: set[Job] = set()
+        self._ready: asyncio.Queue[Item | None] = asyncio.Queue(BATCH)
+        self._results: asyncio.Queue[Outcome | None] = asyncio.Queue(RESULTS)
+        self._room = asyncio.Semaphore(plan.in_flight)
+        self._stopping = asyncio.Event()
+        self._cursor = 0
+        self._left = False
+        self._outcomes = self._iterate()
+
+    def __aiter__(self) -> Self:
+        """Iterate once; a run is not repeated, it is resumed."""
+        return self
+
+    async def __anext__(self) -> Outcome:
+        """Return the next outcome, in the order in which items end."""
+        return await anext(self._outcomes)
+
+    async def aclose(self) -> None:
+        """Leave: creates under way bring their ids, waits are given up (resumable)."""
+        await self._outcomes.aclose()
+
+    def stop(self, error: KieError | None = None) -> None:
+        """Create nothing more; what is under way is finished.  Safe to call again."""
+        self._take_no_more(error)
+        for job in self._jobs:
+            if job.task is not None and not job.paid:
+                job.task.cancel()
+
+    def _take_no_more(self, error: KieError | None) -> None:
+        """Start no further item; those already started go on."""
+        if error is not None and self.progress.stopped_by is None:
+            self.progress.stopped_by = error
+        self._stopping.set()
+
+    async def give_up_waiting(self, grace: float = GRACE) -> None:
+        """End the waits too; the tasks go on, and a later run collects them.
+
+        Creates under way get *grace* seconds to bring their ids.
+        """
+        self.stop()
+        sections = [
+            job.order.section
+            for job in self._jobs
+            if job.order is not None and job.order.in_flight and job.order.section is not None
+        ]
+        if sections:
+            await asyncio.wait(sections, timeout=grace)
+        for job in self._jobs:
+            if job.task is not None:
+                job.task.cancel()
+
+    # -- the flow ---------------------------------------------------------------------
+
+    async def _iterate(self) -> AsyncGenerator[Outcome, None]:
+        """Open a journal for this run if none was given."""
+        async with AsyncExitStack() as stack:
+            journal = self._given
+            if journal is None:
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="kie-", ignore_cleanup_errors=True)
+                )
+                journal = await stack.enter_async_context(Journal(Path(folder) / "run.db"))
+            outcomes = await stack.enter_async_context(aclosing(self._results_of(journal)))
+            async for outcome in outcomes:
+                yield outcome
+
+    async def _results_of(self, journal: JournalStore) -> AsyncGenerator[Outcome, None]:
+        """Drive the run, and yield what comes of it."""
+        self._journal = journal
+        self._tools = self._tools_with(journal)
+        driver = asyncio.get_running_loop().create_task(self._drive())
+        try:
+            while (outcome := await self._results.get()) is not None:
+                yield outcome
+            await driver
+        finally:
+            if not driver.done():
+                self._left = True
+                await self.give_up_waiting()
+                driver.cancel()
+                await asyncio.wait([driver])
+        if self.progress.stopped_by is not None:
+            raise self.progress.stopped_by
+
+    def _tools_with(self, journal: JournalStore) -> Tools:
+        plan = self._plan
+        return Tools(
+            caller=self._caller,
+            journal=journal,
+            progress=self.progress,
+            stop=self.stop,
+            saving=asyncio.Semaphore(plan.saving),
+            save=plan.save,
+            callback_url=plan.callback_url,
+            task_timeout=plan.task_timeout,
+        )
+
+    async def _drive(self) -> None:
+        """Load and dispatch; end when every job has ended."""
+        try:
+            counts = (await self._journal.recover()).counts
+            progress = self.progress
+            progress.total, progress.done = counts.total, counts.done
+            progress.failed, progress.in_doubt = counts.failed, counts.in_doubt
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._load())
+                await self._dispatch(group)
+        except BaseExceptionGroup as failures:
+            raise _single(failures) from None
+        finally:
+            if not self._left:  # behind every outcome; one who has left reads no more
+                await self._results.put(None)
+
+    async def _load(self) -> None:
+        """Write what is new into the journal, and hand on what is to do."""
+        try:
+            await self._hand_on_paid()
+            batches = planned_batches(self._plan.source, self._plan.resolution, BATCH)
+            async for batch in batches:
+                self.progress.total += len(await self._journal.plan(batch))
+                await self._hand_on_planned()
+            self.progress.loaded = True
+            await self._hand_on_planned()
+        finally:
+            await self._ready.put(None)
+
+    async def _hand_on_paid(self) -> None:
+        """First collect what earlier runs have paid for."""
+        async for item in self._journal.iterate(ItemState.SENT):
+            await self._ready.put(item)
+        if self._plan.save is not None:
+            async for item in self._journal.iterate(ItemState.DONE, without_files=True):
+                await self._ready.put(item)
+
+    async def _hand_on_planned(self) -> None:
+        """Pass planned rows on in their order, each once in a run."""
+        while not self._stopping.is_set():
+            page = await self._journal.page(ItemState.PLANNED, after=self._cursor, limit=BATCH)
+            if not page:
+                return
+            for item in page:
+                self._cursor = item.seq
+                await self._ready.put(item)
+
+    async def _dispatch(self, group: asyncio.TaskGroup) -> None:
+        """Start a job for each item while there is room in flight."""
+        while (item := await self._ready.get()) is not None:
+            new = item.state is ItemState.PLANNED
+            if new and self._stopping.is_set():
+                continue
+            await self._room.acquire()
+            if new and not self._may_create():
+                self._room.release()
+                continue
+            job = Job(item, self._tools)
+            self._jobs.add(job)
+            job.task = group.create_task(self._run(job))
+
+    def _may_create(self) -> bool:
+        if self._stopping.is_set():
+            return False
+        if self._budget.reserve():
+            return True
+        self._take_no_more(
+            SpendLimitError(
+                f"the cap of {self._plan.max_credits:g} credits is reached: nothing more was "
+                "created - raise the cap and run the same again"
+            )
+        )
+        return False
+
+    async def _run(self, job: Job) -> None:
+        """Run one job; room in flight is free again before its files are saved."""
+        try:
+            outcome = await job.run()
+        except asyncio.CancelledError:
+            if self._stopping.is_set():
+                return  # not sent, or to be collected later: the journal has it
+            raise
+        finally:
+            self._jobs.discard(job)
+            self._room.release()
+            if job.item.state is ItemState.PLANNED:
+                self._budget.settle(job.credits, charged=job.paid)
+                self.progress.credits_spent = self._budget.spent
+        await self._results.put(await job.save(outcome))
+
+
+def _single(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error of a group: callers catch KieError, not groups."""
+    first = failures.exceptions[0]
+    return _single(first) if isinstance(first, BaseExceptionGroup) else first
