@@ -1,0 +1,142 @@
+"""What to tell about a row that did not end well: what happened, the money, the next command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from kie_async.cli._board import Row, status_of
+from kie_async.cli._escape import clean
+from kie_async.cli._exits import Exit
+from kie_async.errors import (
+    KieConnectionError,
+    KieError,
+    NotFoundError,
+    SessionClosedError,
+    ValidationError,
+)
+
+__all__ = ["Advice", "advice_of", "advise", "first_step", "money_of"]
+
+AT_ONCE = 50
+"""Ids in one suggested command: more make a line that nobody wants to copy."""
+LOGS = "https://kie.ai/logs"
+
+TITLES = {
+    "failed": "Failed",
+    "timed_out": "Timed out",
+    "in_doubt": "In doubt",
+    "interrupted": "Interrupted",
+    "not_sent": "Not sent",
+    "not_saved": "Not saved",
+    "refused": "Refused",
+    "error": "Error",
+}
+
+PAID = "The task exists and is paid for."
+PERHAPS = "It may have been paid for."
+FREE = "The task ended; failed tasks are documented as free."
+MANY = {
+    PAID: "The tasks exist and are paid for.",
+    PERHAPS: "Each of them may have been paid for.",
+    FREE: "The tasks ended; failed tasks are documented as free.",
+}
+
+
+@frozen
+class Advice:
+    """A few lines on rows that ended in the same way."""
+
+    title: str
+    what: str
+    money: str
+    next: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+def advise(rows: Iterable[Row], out: Path | None) -> Iterator[Advice]:
+    """Yield one advice for each way in which rows ended, except well."""
+    groups: dict[tuple[str, str, str, bool], list[Row]] = {}
+    for row in rows:
+        if status_of(row) != "done":
+            key = (status_of(row), _what(row), money_of(row), row.task_id is None)
+            groups.setdefault(key, []).append(row)
+    for (status, what, money, _), alike in groups.items():
+        if len(alike) > 1:
+            money = MANY.get(money, money)
+        yield Advice(
+            TITLES[status],
+            what,
+            money,
+            tuple(_next(alike, out)),
+            tuple(row.name for row in alike),
+        )
+
+
+def advice_of(row: Row, out: Path | None) -> str | None:
+    """Return the next command for one row alone, or None if nothing is left to do."""
+    return None if status_of(row) == "done" else "; ".join(_next([row], out))
+
+
+def money_of(row: Row) -> str:
+    """Say whether money may have been spent on the row."""
+    if row.source_id is None:
+        return "Looking costs nothing."
+    if status_of(row) == "failed":
+        return FREE
+    if row.task_id is not None:
+        return PAID
+    if row.error is not None and row.error.maybe_charged:
+        return PERHAPS
+    return "Nothing was paid."
+
+
+def first_step(error: KieError) -> str:
+    """Return the next step after an error that concerns no single task."""
+    if isinstance(error, KieConnectionError):
+        return "check the network and KIE_BASE_URL, then: kie credits"
+    return "try again later: kie credits"
+
+
+def _what(row: Row) -> str:
+    if row.error is None:
+        return "stopped before its turn came"
+    if isinstance(row.error, SessionClosedError):
+        return "stopped while it was waited for" if row.task_id else "stopped before it was created"
+    text = row.error.message
+    for known in filter(None, (row.task_id, row.source_id)):
+        text = text.replace(f" (task {known})", "")
+    return clean(text)
+
+
+def _next(rows: Sequence[Row], out: Path | None) -> Iterator[str]:
+    """Yield the commands to type, or what to do before."""
+    row = rows[0]
+    to_out = "" if out is None else f" --out {shlex.quote(clean(out))}"
+    again = "kie upscale" if row.source_id is not None else "kie wait"
+    if row.exit is Exit.IN_DOUBT:
+        yield f"look for it at {LOGS}; if it is there: kie wait ITS_ID{to_out}"
+        yield f"only if it is not: {_command('kie upscale', rows, to_out, source=True)}"
+        return
+    if row.exit is Exit.AUTHENTICATION:
+        yield "put a valid key into the environment variable KIE_API_KEY, then: kie credits"
+        return
+    if row.exit is Exit.CREDITS:
+        yield "add credits at https://kie.ai, then: kie credits"
+    elif isinstance(row.error, NotFoundError | ValidationError):
+        yield f"check the id; those of your account are listed at {LOGS}"
+        return
+    elif isinstance(row.error, KieConnectionError) and row.task_id is None:
+        yield "check the network and KIE_BASE_URL, then: kie credits"
+    resume = row.task_id is not None and status_of(row) != "failed"
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        yield _command("kie wait" if resume else again, some, to_out, source=not resume)
+
+
+def _command(verb: str, rows: Sequence[Row], rest: str, *, source: bool) -> str:
+    ids = (row.name if source else row.task_id or row.name for row in rows)
+    return " ".join([verb, *(shlex.quote(clean(task_id)) for task_id in ids)]) + rest

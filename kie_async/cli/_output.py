@@ -1,0 +1,142 @@
+"""Where words go: results to stdout, everything said to a person to stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from kie_async.cli._advice import Advice, advice_of
+from kie_async.cli._board import Row, status_of
+from kie_async.cli._escape import clean
+from kie_async.cli._table import Column, table
+
+__all__ = ["Output", "row_fields"]
+
+STATES = {"success": "green", "done": "green", "fail": "red", "failed": "red"}
+
+
+class Output:
+    """The two streams of a command, and what they can show.
+
+    Args:
+        as_json: One JSON object a line on stdout, and nothing else there.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a path or a message may not be ASCII
+                stream.reconfigure(errors="backslashreplace")
+        self.as_json = as_json
+        self.live = _dresses(sys.stderr) and not as_json
+        self.plain_terminal = (
+            sys.stdout.isatty() and sys.stderr.isatty() and not self.live and not as_json
+        )
+        self._colour = _dresses(sys.stdout)
+        self._broken = False
+
+    def note(self, text: str = "") -> None:
+        """Say something to a person."""
+        try:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is what prints
+        except OSError:  # nobody listens: the work is worth more than the words
+            self._broken = True
+
+    def result(self, text: str) -> None:
+        """Write a line of the result.
+
+        When whoever read it has left (``| head``), it goes to stderr: a paid id is never
+        dropped.
+        """
+        if not self._broken:
+            try:
+                print(text, flush=True)  # noqa: T201 - this is what prints
+                return
+            except BrokenPipeError:
+                self._broken = True
+                # Else the interpreter fails once more when it flushes at its end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self.note(text)
+
+    def event(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Write one JSON object, if JSON was asked for."""
+        if self.as_json:
+            told = {"event": event, "time": round(time.time(), 3), **fields}
+            self.result(json.dumps(told, default=str))
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+        """Write a table, coloured and fitted where stdout is a terminal."""
+        if self.as_json:
+            return
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else None
+        lines = table(columns, rows, width, paint=self._paint if self._colour else None)
+        for line in lines:
+            self.result(line)
+
+    def advice(self, advices: Iterable[Advice]) -> None:
+        """Say what went wrong, and what to type next."""
+        for advice in advices:
+            count = f"{len(advice.ids)} tasks" if len(advice.ids) > 1 else advice.ids[0]
+            self.note()
+            self.note(self.emphasis(f"{advice.title}: {clean(count)}"))
+            self.note(f"  {advice.what}")
+            self.note(f"  {advice.money}")
+            for step in advice.next:
+                self.note(f"  Next: {step}")
+
+    def emphasis(self, text: str) -> str:
+        """Return *text* in bold red where stderr shows colours."""
+        return click.style(text, fg="red", bold=True) if _dresses(sys.stderr) else text
+
+    def _paint(self, text: str, heading: bool) -> str:
+        if heading:
+            return click.style(text, bold=True)
+        return click.style(text, fg=STATES.get(text.strip()))
+
+
+def _dresses(stream: TextIO) -> bool:
+    """True if *stream* is a terminal that may be given colours and moving lines."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in {"dumb", "unknown"}
+    try:
+        return stream.isatty() and not plain
+    except ValueError:  # closed
+        return False
+
+
+def row_fields(row: Row, out: Path | None) -> dict[str, Any]:
+    """Return a finished row as its JSON object; `kie upscale --help` names the fields."""
+    task, error = row.task, row.error
+    return {
+        "source_id": row.source_id,
+        "task_id": row.task_id,
+        "status": status_of(row),
+        "state": task.state if task is not None else None,
+        "seconds": None if row.seconds is None else round(row.seconds, 3),
+        "polls": row.polls,
+        "credits": task.credits_consumed if task is not None else None,
+        "result_urls": list(task.result_urls) if task is not None else [],
+        "files": [
+            {"path": str(file.path), "bytes": file.size, "pixels": file.pixels}
+            for file in row.files
+        ],
+        "error": None
+        if error is None
+        else {
+            "type": type(error).__name__,
+            "message": error.message,
+            "code": error.code,
+            "http_status": error.http_status,
+            "retryable": error.retryable,
+            "maybe_charged": error.maybe_charged,
+        },
+        "next": advice_of(row, out),
+    }

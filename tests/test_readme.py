@@ -1,0 +1,103 @@
+"""Every code block of the README is executed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+SHELL = [code for language, code in BLOCKS if language == "sh"]
+SOURCES = sorted(set(re.findall(r"\b281e5b0c[0-9a-f]{24}\b", README)))
+
+
+@pytest.fixture
+def environment(kie_emulator, monkeypatch, tmp_path):
+    """Set the key and the address of an emulator that knows the README's ids."""
+    for source in SOURCES:
+        kie_emulator.add_source_task(source)
+    monkeypatch.chdir(tmp_path)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {
+        **os.environ,
+        "PATH": path,
+        "KIE_API_KEY": kie_emulator.api_key,
+        "KIE_BASE_URL": kie_emulator.url,
+    }
+
+
+def test_there_is_no_block_that_nobody_runs():
+    """Only Python and shell, and the commands below."""
+    assert {language for language, _ in BLOCKS} <= {"python", "sh"}
+    assert len(PYTHON) >= 4
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_a_python_block_runs(number, environment):
+    """As it stands, against the emulator."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PYTHON[number]],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert "never retrieved" not in ran.stderr
+
+
+def installed(block: str) -> bool:
+    """True for the two blocks that make an environment first."""
+    return block.startswith("python3 -m venv")
+
+
+@pytest.mark.parametrize("block", [b for b in SHELL if not installed(b)])
+def test_a_shell_block_runs(block, environment):
+    """With the placeholder for the key left out: the environment has one."""
+    script = "\n".join(line for line in block.splitlines() if "KIE_API_KEY=" not in line)
+
+    ran = subprocess.run(
+        ["bash", "-euc", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_two_commands_that_install_are_run_by_ci():
+    """Word for word: the demo, and the tests (this run)."""
+    ci = (ROOT / ".ci" / "run").read_text()
+    installing = [block.strip() for block in SHELL if installed(block)]
+
+    assert len(installing) == 2
+    for command in installing:
+        assert command in ci
+
+
+def test_the_demo_of_the_readme_shows_pictures(environment, tmp_path):
+    """Its last part, without the installation: exit 0, a table, and pictures that open."""
+    from PIL import Image
+
+    ran = subprocess.run(
+        ["kie", "demo"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    pictures = sorted((tmp_path / "kie-demo").glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        with Image.open(picture) as image:
+            image.load()
