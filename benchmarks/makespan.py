@@ -8,7 +8,7 @@ item i - limit, and not before one of the places in flight is free.
     python -m benchmarks.makespan [--smoke] [--items 10000] [--all] [--real]
 
 Columns: makespan / ideal, and in brackets the creates that the server refused.
-The real run is in ``benchmarks/makespan_real.py``.
+The real run is in ``benchmarks/_makespan_real.py``.
 """
 
 from __future__ import annotations
@@ -322,9 +322,9 @@ def main() -> None:
     fewer = items if given.all else min(items, 2000)
     show(rows(fewer, others, given.seed), fewer)
     if given.real:
-        from benchmarks import makespan_real  # aiohttp is not needed for the rest
+        from benchmarks import _makespan_real  # aiohttp is not needed for the rest
 
-        makespan_real.main()
+        _makespan_real.main()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 The server is a process of its own with an exact log.  At 2 s the round trip weighs five
 times as much as at Kie's 10 s.  Ideal: 18 s.
 
-    python -m benchmarks.makespan_real [--rounds 2]
+    python -m benchmarks._makespan_real [--rounds 2]
 """
 
 from __future__ import annotations
