@@ -39,7 +39,13 @@ from kie_async.cli._output import Output, row_fields
 from kie_async.cli._pixels import pixels, pixels_of
 from kie_async.cli._table import Column, table
 from kie_async.cli._work import Job, work_off
-from kie_async.instrumentation import CreateInDoubt, TaskChanged, TaskCreated, TurnTaken
+from kie_async.instrumentation import (
+    CreateInDoubt,
+    RequestRefused,
+    TaskChanged,
+    TaskCreated,
+    TurnTaken,
+)
 
 ID = "281e5b0c74d14a5d8f39b9aa00c1e2d3"
 NEW = "9f31aa02b4efdd35f80fa34266ccfdba"
@@ -182,37 +188,38 @@ def test_a_row_learns_from_the_events_of_its_own_task():
 
 
 @pytest.mark.parametrize(
-    ("doubt", "created", "status", "code", "charged"),
+    ("late_event", "status", "code", "charged"),
     [
-        (True, False, "in_doubt", 7, True),
-        (False, True, "timed_out", 6, True),
-        (False, False, "timed_out", 6, False),
+        (None, "in_doubt", 7, True),
+        (CreateInDoubt(model="m", reason="r"), "in_doubt", 7, True),
+        (TaskCreated(task_id=NEW, model="m"), "timed_out", 6, True),
+        (RequestRefused(route="createTask", error="no"), "timed_out", 6, False),
+        (RequestRefused(route="recordInfo", error="no"), "in_doubt", 7, True),
     ],
 )
 def test_a_create_under_way_is_judged_when_the_session_has_closed(
-    doubt, created, status, code, charged
+    late_event, status, code, charged
 ):
-    """Its caller has left; its answer still came, or did not."""
+    """Its caller has left; only a refusal proves that nothing was paid."""
     told = []
     row = Row(source_id="a")
     board = Board([row], lambda kind, row, word: told.append(kind))
 
     async def late() -> None:
         board.begin(row)
+        board(RequestRefused(route="createTask", error="before, and tried again"))
         row.error = WaitTimeoutError("m", maybe_charged=True)
         board.end(row)
         assert told == []
-        if doubt:
-            board(CreateInDoubt(model="m", reason="r"))
-        if created:
-            board(TaskCreated(task_id=NEW, model="m"))
+        if late_event is not None:
+            board(late_event)
         board.settle()
 
     asyncio.run(late())
 
     assert told[-1] == "result"
     assert (status_of(row), row.exit, row.error.maybe_charged) == (status, code, charged)
-    assert row.task_id == (NEW if created else None)
+    assert row.task_id == (NEW if isinstance(late_event, TaskCreated) else None)
 
 
 def test_a_result_is_told_once():

@@ -492,6 +492,27 @@ async def test_closing_ends_every_call_and_keeps_every_id():
 
 
 @jumping
+async def test_nothing_is_created_after_a_close_began():
+    """A retry that falls into the drain is not sent: nobody would learn its id."""
+    api = FakeAPI(latency=5.0)
+    api.on_create = lambda n, r: KieConnectionError("refused", sent=False) if n == 0 else None
+    kie = session_on(api)
+
+    async with kie:
+        first = asyncio.create_task(kie.create_task("m", {}))
+        await asyncio.sleep(3.0)
+        second = asyncio.create_task(kie.create_task("m", {}))
+        await asyncio.sleep(1.5)
+        closed_at = now()
+        await kie.close()
+        ended = await asyncio.gather(first, second, return_exceptions=True)
+
+    assert all(at <= closed_at for at, _ in api.creates)
+    assert isinstance(ended[0], SessionClosedError)
+    assert ended[1] in api.tasks
+
+
+@jumping
 async def test_the_grace_bounds_a_close():
     """A create that never answers is given up after it, as a doubt."""
     api, seen = FakeAPI(latency=1e6), []
@@ -503,7 +524,8 @@ async def test_the_grace_bounds_a_close():
         await kie.close(grace=5.0)
         ended = await asyncio.gather(stuck, return_exceptions=True)
 
-    assert isinstance(ended[0], KieError | asyncio.CancelledError)
+    assert isinstance(ended[0], CreateInDoubtError | SessionClosedError)
+    assert ended[0].maybe_charged
     assert [type(e).__name__ for e in seen].count("CreateInDoubt") == 1
     assert now() == pytest.approx(6.0, abs=0.1)
 

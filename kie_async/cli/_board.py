@@ -25,8 +25,8 @@ from kie_async.errors import (
     WaitTimeoutError,
 )
 from kie_async.instrumentation import (
-    CreateInDoubt,
     Event,
+    RequestRefused,
     RequestRetried,
     TaskChanged,
     TaskCreated,
@@ -79,7 +79,7 @@ class Row:
     task: Task | None = None
     files: tuple[SavedFile, ...] = ()
     error: KieError | None = None
-    doubt: bool = False
+    refused: bool = False
     told: bool = False
 
     @property
@@ -140,7 +140,7 @@ class Board:
             TaskCreated: self._created,
             TaskChanged: self._changed,
             RequestRetried: self._retried,
-            CreateInDoubt: self._in_doubt,
+            RequestRefused: self._refused,
         }
 
     def __call__(self, event: Event) -> None:
@@ -178,10 +178,10 @@ class Board:
     def settle(self) -> None:
         """Tell the rest: the session is closed, so no answer comes any more."""
         for row in self.rows:
-            if row.unsettled and row.doubt:
+            if row.unsettled and row.error is not None and row.refused:
+                row.error.maybe_charged = False
+            elif row.unsettled:  # only a refusal proves that nothing was paid
                 row.error = CreateInDoubtError("no answer to the create came in time")
-            elif row.unsettled and row.error is not None:
-                row.error.maybe_charged = False  # it was refused, or never left
             elif row.error is not None and row.task_id and not row.error.task_id:
                 row.error.task_id = row.task_id
             row.phase = status_of(row)
@@ -211,5 +211,7 @@ class Board:
         row.phase = "retrying"
         self._show("retry", row, event.error)
 
-    def _in_doubt(self, row: Row, _event: CreateInDoubt) -> None:
-        row.doubt = True
+    def _refused(self, row: Row, event: RequestRefused) -> None:
+        # Before its end a refusal may have been followed by another attempt.
+        if event.route == "createTask" and row.ended is not None:
+            row.refused = True

@@ -54,7 +54,8 @@ class Rule:
     """One fault: where it strikes, when, and what it does.
 
     Args:
-        route: "createTask", "recordInfo", "credit", "download-url" or "files".
+        route: "createTask", "recordInfo", "credit", "download-url", "files", or "task":
+            the work itself, which then ends in ``fail`` with *code* and *msg*.
         when: "before" the request is worked on, or "after" (a create is then paid).
         action: "fin", "rst", "silence", "garbage", "half-status", "half-headers",
             "extra" (bytes after the body), "cut" (after *cut* bytes), "html", "envelope",
@@ -143,6 +144,7 @@ class EmulatedAPI:
         credits: The balance at the start.
         api_key: The only key that is accepted.
         durations: Called with a ``random.Random``; returns a task's seconds.
+        epoch: Unix seconds at time 0, for the stamps of records.
     """
 
     def __init__(
@@ -153,7 +155,9 @@ class EmulatedAPI:
         credits: float = 1000.0,
         api_key: str = "emulator-key",
         durations: Callable[[random.Random], float] | None = None,
+        epoch: float = EPOCH,
     ) -> None:
+        self.epoch = epoch
         self.rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.rate = rate
         self.credits = credits
@@ -189,14 +193,17 @@ class EmulatedAPI:
     ) -> Answer:
         """Answer one request at time *now*, in seconds."""
         parts = urlsplit(target)
-        route = parts.path.rpartition("/")[2]
+        rule = self.strike(parts.path.rpartition("/")[2], now, target, body)
+        if rule is not None and rule.when == "before":
+            return self.faulty(rule, Answer(200, b""))
+        result = self._worked_on(method, parts.path, parse_qs(parts.query), headers, body, now)
+        return result if rule is None else self.faulty(rule, result)
+
+    def strike(self, route: str, now: float, target: str, body: bytes) -> Rule | None:
+        """Count a request of *route*; return the rule that strikes it, if any."""
         number = self.books.requests.get(route, 0)
         self.books.requests[route] = number + 1
-        rule = self._rule(route, number, now, target, body)
-        if rule is not None and rule.when == "before":
-            return self._faulty(rule, Answer(200, b""))
-        result = self._worked_on(method, parts.path, parse_qs(parts.query), headers, body, now)
-        return result if rule is None else self._faulty(rule, result)
+        return self._rule(route, number, now, target, body)
 
     def _rule(self, route: str, number: int, now: float, target: str, body: bytes) -> Rule | None:
         for index, rule in enumerate(self.rules):
@@ -213,7 +220,8 @@ class EmulatedAPI:
                 return rule
         return None
 
-    def _faulty(self, rule: Rule, answer: Answer) -> Answer:
+    def faulty(self, rule: Rule, answer: Answer) -> Answer:
+        """Return what *rule* makes of an answer."""
         body, status, headers = answer.body, answer.status, dict(answer.headers)
         if rule.action == "envelope":
             body, status = _envelope(rule.code, rule.msg), rule.status
@@ -292,6 +300,9 @@ class EmulatedAPI:
             source_id=source,
             callback_url=callback,
         )
+        failure = self.strike("task", now, str(source), b"")
+        if failure is not None:
+            self.tasks[task_id].fails = (str(failure.code), failure.msg)
         self.credits -= price
         self.books.charged += price
         ref = callback.rpartition("/")[2] if callback else None
@@ -329,8 +340,8 @@ class EmulatedAPI:
             "failCode": task.fails[0] if over and task.fails else None,
             "failMsg": task.fails[1] if over and task.fails else None,
             "costTime": round(task.ends - task.created) if over else None,
-            "completeTime": int((EPOCH + task.ends) * 1000) if over else None,
-            "createTime": int((EPOCH + task.created) * 1000),
+            "completeTime": int((self.epoch + task.ends) * 1000) if over else None,
+            "createTime": int((self.epoch + task.created) * 1000),
             "creditsConsumed": 0.0 if over and task.fails else task.credits,
             "operationType": task.model,
             "successFlag": flag,

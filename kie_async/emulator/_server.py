@@ -58,7 +58,7 @@ class Emulator:
         hmac_key: str = "emulator-hmac-key",
         **settings: Any,
     ) -> None:
-        self.core = EmulatedAPI(**settings)
+        self.core = EmulatedAPI(**{"epoch": time.time(), **settings})
         self.url = ""
         self.hmac_key = hmac_key
         self.connections = 0
@@ -168,7 +168,9 @@ class Emulator:
         if path.startswith("/__emulator__/"):
             return await self._about_itself(path.rpartition("/")[2], body)
         if path.startswith("/files/"):
-            return await self._file(path.rpartition("/")[2], headers)
+            rule = self.core.strike("files", self.now(), target, body)
+            answer = await self._file(path.rpartition("/")[2], headers)
+            return answer if rule is None else self.core.faulty(rule, answer)
         known = len(self.core.books.creates)
         answer = self.core.answer(method, target, headers, body, self.now())
         for _at, _source, task_id, _ref in self.core.books.creates[known:]:

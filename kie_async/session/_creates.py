@@ -14,7 +14,13 @@ from typing import Any, Protocol
 
 from attrs import define
 
-from kie_async.errors import CreateInDoubtError, KieError, MaintenanceError, RateLimitError
+from kie_async.errors import (
+    CreateInDoubtError,
+    KieError,
+    MaintenanceError,
+    RateLimitError,
+    SessionClosedError,
+)
 from kie_async.instrumentation import (
     CreateInDoubt,
     Hooks,
@@ -102,6 +108,7 @@ class Creates:
         self._semaphore = asyncio.Semaphore(max_concurrency)
         self._sections: set[asyncio.Task[CreateAnswer]] = set()
         self._duplicates = 0
+        self._closing = False
         self._time = asyncio.get_running_loop().time
 
     async def run(self, order: Order) -> str:
@@ -117,7 +124,8 @@ class Creates:
         return await retrying(lambda: self._attempt(order), decide)
 
     async def drain(self, grace: float) -> None:
-        """Wait for the attempts under way; after *grace* seconds give them up."""
+        """Start nothing more and wait for what is under way; after *grace* seconds give it up."""
+        self._closing = True
         if self._sections:
             _, late = await asyncio.wait(self._sections, timeout=grace)
             for section in late:
@@ -129,6 +137,9 @@ class Creates:
         asked_at = self._time()
         turn, probe = await self._lane.enter()
         try:
+            if self._closing:  # else a retry could be paid for after the drain
+                turn.give_back()
+                raise SessionClosedError("the session is closing: nothing new is sent")
             if self._hooks:
                 waited = self._time() - asked_at
                 self._hooks.emit(TurnTaken(lane=ROUTE, waited=waited))
@@ -137,7 +148,7 @@ class Creates:
             order.in_flight, order.section = True, section
             self._sections.add(section)
             section.add_done_callback(self._sections.discard)
-            answer = await asyncio.shield(section)
+            answer = await self._answer_of(section, order)
         finally:
             if probe:
                 self._lane.leave()
@@ -145,6 +156,21 @@ class Creates:
             raise answer.error
         assert answer.task_id is not None  # noqa: S101 - ACCEPTED has an id by construction
         return answer.task_id
+
+    async def _answer_of(self, section: asyncio.Task[CreateAnswer], order: Order) -> CreateAnswer:
+        """Wait for the section; its own end by a close is a doubt, no cancellation."""
+        try:
+            return await asyncio.shield(section)
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if not section.cancelled() or (me is not None and me.cancelling()):
+                raise
+        doubt = CreateInDoubtError(
+            "the session was closed before the create was answered: a task may exist and be "
+            "paid for - look at Kie's task log before you create it again",
+            reference=order.reference,
+        )
+        return CreateAnswer(verdict=Verdict.IN_DOUBT, error=doubt)
 
     async def _section(self, order: Order, turn: Turn) -> CreateAnswer:
         """Make one attempt, come what may; failures are values here, not exceptions."""
