@@ -20,7 +20,7 @@ from kie_async import (
     errors,
     upscale,
 )
-from kie_async.errors import KieConnectionError, KieError
+from kie_async.errors import KieConnectionError
 from kie_async.instrumentation import TaskChanged, TaskOrphaned
 from tests.clock import JumpingLoop, jumping, run_jumping
 from tests.fakes import FakeAPI, envelope, session_on

@@ -10,10 +10,12 @@ import click
 import kie_async
 from kie_async.cli._account import credits  # noqa: A004 - the command's name
 from kie_async.cli._advice import first_step
+from kie_async.cli._bulk import bulk
 from kie_async.cli._demo import demo
 from kie_async.cli._emulator import emulator
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit, exit_of
+from kie_async.cli._journal import journal, reconcile_command
 from kie_async.cli._output import Output
 from kie_async.cli._settings import Refused
 from kie_async.cli._tasks import status, wait
@@ -39,6 +41,7 @@ def kie() -> None:
       export KIE_API_KEY=...
       kie credits
       kie upscale TASK_ID --out results/
+      kie bulk ids.txt --journal run.db --out results/
 
     The key comes from the environment variable KIE_API_KEY only. There is no option for it:
     every user of a machine can read the arguments of every process. KIE_BASE_URL names
@@ -56,14 +59,25 @@ def kie() -> None:
       5    a task failed
       6    timed out; the task goes on (kie wait)
       7    in doubt: a create may have been paid for, and its task id is unknown
+      8    a bulk run stopped early, in good order: run the same again
       130  interrupted with Ctrl-C
       143  terminated (SIGTERM)
     With several tasks all are tried, and the code is the most serious:
-    7, then 3, 4, 5, 6, 1, 2. An interruption is told before all of them.
+    7, then 8, 3, 4, 5, 6, 1, 2. An interruption is told before all of them.
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
 
 
-for command in (demo, upscale, status, wait, credits, emulator):
+for command in (
+    demo,
+    upscale,
+    status,
+    wait,
+    credits,
+    bulk,
+    journal,
+    reconcile_command,
+    emulator,
+):
     kie.add_command(command)
 
 

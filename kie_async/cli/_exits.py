@@ -31,6 +31,7 @@ class Exit(IntEnum):
     FAILED = 5
     TIMED_OUT = 6
     IN_DOUBT = 7
+    STOPPED = 8
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -48,6 +49,7 @@ OF_ERROR: tuple[tuple[type[KieError], Exit], ...] = (
 
 SERIOUS = (
     Exit.IN_DOUBT,
+    Exit.STOPPED,
     Exit.AUTHENTICATION,
     Exit.CREDITS,
     Exit.FAILED,

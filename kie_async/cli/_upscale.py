@@ -27,7 +27,7 @@ from kie_async.models import Task
 from kie_async.protocol import create_task_request
 from kie_async.session import KieSession
 
-__all__ = ["upscale"]
+__all__ = ["callback_option", "upscale"]
 
 
 def _callback(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -38,17 +38,20 @@ def _callback(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     return value
 
 
-@click.command()
-@ids_argument
-@click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Without it Kie takes 720p.")
-@out_option
-@timeout_option
-@click.option(
+callback_option = click.option(
     "--callback-url",
     callback=_callback,
     metavar="URL",
     help="Kie posts the end of each task there.",
 )
+
+
+@click.command()
+@ids_argument
+@click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Without it Kie takes 720p.")
+@out_option
+@timeout_option
+@callback_option
 @json_option
 def upscale(
     task_ids: tuple[str, ...],

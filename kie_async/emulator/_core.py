@@ -186,6 +186,11 @@ class EmulatedAPI:
         """Add a fault."""
         self.rules.append(rule)
 
+    def clear_rules(self) -> None:
+        """Forget every fault."""
+        self.rules.clear()
+        self.struck.clear()
+
     # -- requests ---------------------------------------------------------------------
 
     def answer(

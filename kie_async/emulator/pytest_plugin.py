@@ -53,6 +53,10 @@ class EmulatorHandle:
         """Add a fault."""
         self._in_its_thread(lambda: self._emulator.inject(rule))
 
+    def clear_rules(self) -> None:
+        """Forget every fault."""
+        self._in_its_thread(self._emulator.core.clear_rules)
+
     def add_source_task(self, task_id: str | None = None) -> str:
         """Put a finished source task on record and return its id."""
         core = self._emulator.core

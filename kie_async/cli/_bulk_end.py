@@ -1,0 +1,92 @@
+"""The end of a bulk run: a summary that can be pasted, and what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kie_async.bulk import Audit, Progress
+from kie_async.cli._bulk_view import progress_fields
+from kie_async.cli._escape import clean
+from kie_async.cli._exits import Exit
+from kie_async.cli._output import Output
+from kie_async.errors import KieError
+
+__all__ = ["tell_end"]
+
+
+def tell_end(
+    journal: Path, progress: Progress, error: KieError | None, found: Audit | None, output: Output
+) -> int:
+    """Print the summary and return the exit code."""
+    code = _code(progress, error)
+    if not output.as_json:
+        for line in summary_lines(journal, progress, error, found):
+            output.result(line)
+    output.event(
+        "summary",
+        {
+            **progress_fields(progress),
+            "unexplained_credits": found.unexplained if found is not None else None,
+            "stopped_by": type(error).__name__ if error is not None else None,
+            "exit_code": int(code),
+        },
+    )
+    return int(code)
+
+
+def _code(progress: Progress, error: KieError | None) -> Exit:
+    if error is not None:
+        return Exit.STOPPED
+    if progress.in_doubt:
+        return Exit.IN_DOUBT
+    if progress.failed:
+        return Exit.FAILED
+    if progress.left:
+        return Exit.STOPPED
+    return Exit.OTHER if progress.failed_downloads else Exit.OK
+
+
+def summary_lines(
+    journal: Path, progress: Progress, error: KieError | None, found: Audit | None
+) -> list[str]:
+    """Return the summary, line by line."""
+    name = clean(journal)
+    lines = [
+        (
+            f"{progress.done:,} done, {progress.failed:,} failed, {progress.in_doubt:,} in doubt, "
+            f"{progress.left:,} left of {progress.total:,}; {progress.files:,} files saved, "
+            f"{progress.credits_spent:g} credits in this run"
+        )
+    ]
+    if error is not None:
+        lines.append(f"Stopped: {clean(error)}")
+    if progress.left or error is not None:
+        lines.append(f"  Next: kie bulk --journal {name} (and the same options) goes on")
+    if progress.failed_downloads:
+        lines.append(
+            f"{progress.failed_downloads:,} downloads failed; the tasks are paid and done, and "
+            "the same command saves them again for free"
+        )
+    if progress.in_doubt:
+        lines.append(
+            f"{progress.in_doubt:,} in doubt: they may have been paid for and are not sent again"
+        )
+        lines.append(f"  Next: kie journal {name} --doubts, then: kie reconcile {name} --help")
+    if progress.failed:
+        lines.append(f"  Next: kie journal {name} --state failed shows why")
+    lines += _audit_lines(found)
+    return lines
+
+
+def _audit_lines(found: Audit | None) -> list[str]:
+    if found is None or found.unexplained is None:
+        return []
+    if abs(found.unexplained) < 0.005:
+        return ["Audit: every credit that left the account is explained by a task on record."]
+    doubts = f"; doubts explain up to {found.doubts_at_most:g}" if found.doubts else ""
+    return [
+        (
+            f"Audit: {found.unexplained:g} credits are not explained by this journal{doubts}. "
+            "Another use of the account, or a refund that has not come yet, shows like that."
+        )
+    ]
