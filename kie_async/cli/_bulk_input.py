@@ -17,9 +17,8 @@ from kie_async.cli._escape import clean
 from kie_async.errors import UsageError
 from kie_async.grok_imagine import upscale_input
 
-__all__ = ["FORMATS", "ItemList", "parse"]
+__all__ = ["ItemList", "parse"]
 
-FORMATS = ("auto", "lines", "csv", "jsonl")
 COLUMNS = ("source_id", "task_id", "id")
 """Columns that are taken for the id if none is named, in this order."""
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -33,7 +32,7 @@ class ItemList:
     Args:
         names: Paths; ``-`` is stdin.
         column: Where the id stands in CSV and JSONL.
-        form: One of `FORMATS`; "auto" goes by the file's suffix.
+        form: One of `kie bulk --format`; "auto" goes by the file's suffix.
         resolution: For items without one of their own; for the check only.
     """
 

@@ -7,26 +7,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from attrs import frozen
-
 from kie_async.bulk import Progress
 from kie_async.cli._output import Output
+from kie_async.cli._rates import Rate
 
-__all__ = ["Rate", "Ticker", "bar", "eta", "live_lines", "plain_line"]
+__all__ = ["Ticker", "bar", "duration", "eta", "live_lines", "plain_line", "progress_fields"]
 
 LIVE = 0.25
 """Seconds between two drawings on a terminal."""
 NOW_AND_THEN = 30.0
 """Seconds between two lines where nothing can be redrawn."""
 BAR = 30
-
-
-@frozen
-class Rate:
-    """Creates per seconds, as the account allows them."""
-
-    limit: int
-    window: float
 
 
 def duration(seconds: float) -> str:

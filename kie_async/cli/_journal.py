@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kie_async.bulk import audit, reconcile
-from kie_async.cli._escape import clean
-from kie_async.cli._exits import Exit
 from kie_async.cli._output import Output
-from kie_async.cli._settings import connect, json_option, read_ids
-from kie_async.cli._table import Column
-from kie_async.errors import UsageError
-from kie_async.journal import Doubt, Item, ItemState, Journal
+from kie_async.cli._settings import json_option, read_ids
 
-__all__ = ["journal", "reconcile_command"]
+__all__ = ["STATES", "journal", "reconcile_command"]
 
-WAITS_FOR = {
-    ItemState.PLANNED: "its turn: kie bulk --journal {0}",
-    ItemState.SENDING: "the answer to its create (a run is on, or crashed)",
-    ItemState.SENT: "its end at Kie's: kie bulk --journal {0} collects it",
-    ItemState.IN_DOUBT: "your decision: kie journal {0} --doubts",
-    ItemState.FAILED: "nothing; kie reconcile {0} --recreate ID tries it again",
-    ItemState.DONE: "nothing",
-}
+STATES = ("planned", "sending", "sent", "done", "failed", "in_doubt")
 journal_argument = click.argument(
     "path", metavar="RUN.DB", type=click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 
 
-def _run(work: Callable[[], Awaitable[int]]) -> int:
-    async def main() -> int:
-        return await work()
-
-    return asyncio.run(main())
-
-
 @click.command()
 @journal_argument
 @click.option("--doubts", is_flag=True, help="What may have been paid for, with its attempts.")
-@click.option(
-    "--state", type=click.Choice([state.value for state in ItemState]), help="List these items."
-)
+@click.option("--state", type=click.Choice(STATES), help="List these items.")
 @click.option("--limit", default=100, show_default=True, help="Items listed at most; 0 is all.")
 @json_option
 def journal(path: Path, doubts: bool, state: str | None, limit: int, as_json: bool) -> int:
@@ -60,127 +36,9 @@ def journal(path: Path, doubts: bool, state: str | None, limit: int, as_json: bo
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     output = Output(as_json=as_json)
 
-    async def work() -> int:
-        async with Journal(path, read_only=True) as opened:
-            if doubts:
-                await _list_doubts(opened, output, path, limit)
-            elif state:
-                rows = opened.iterate(ItemState(state))
-                await _list_items(rows, output, limit)
-            else:
-                await _show_counts(opened, output, path)
-        return 0
+    from kie_async.cli._journal_work import show
 
-    return _run(work)
-
-
-async def _show_counts(opened: Journal, output: Output, path: Path) -> None:
-    counts = await opened.counts()
-    figures = {state: getattr(counts, state.value) for state in ItemState}
-    columns = [Column("State"), Column("Items", right=True), Column("Waits for", below=True)]
-    rows = [
-        [state.value, f"{number:,}", WAITS_FOR[state].format(clean(path))]
-        for state, number in figures.items()
-    ]
-    output.table(columns, [*rows, ["total", f"{counts.total:,}", "-"]])
-    found = await audit(opened)
-    output.event(
-        "journal",
-        {
-            **{state.value: number for state, number in figures.items()},
-            "total": counts.total,
-            "credits_explained": found.explained,
-            "credits_unexplained": found.unexplained,
-        },
-    )
-    if found.unexplained is not None and not output.as_json:
-        output.result(
-            f"\nCredits: {found.explained:g} on record, {found.unexplained:g} unexplained."
-        )
-
-
-async def _list_items(rows: AsyncIterator[Item], output: Output, limit: int) -> None:
-    listed: list[list[str]] = []
-    number = 0
-    async for item in rows:
-        number += 1
-        if limit and number > limit:
-            continue
-        output.event("item", _item_fields(item))
-        if not output.as_json:
-            why = item.error_message or item.reason or "-"
-            listed.append([clean(item.source_id), clean(item.task_id or "-"), clean(why, 120)])
-    columns = [Column("Source"), Column("Task", below=True), Column("Why", below=True)]
-    if listed:
-        output.table(columns, listed)
-    if limit and number > limit:
-        output.note(f"... and {number - limit:,} more: --limit 0 lists all")
-    if not number:
-        output.note("none")
-
-
-async def _list_doubts(opened: Journal, output: Output, path: Path, limit: int) -> None:
-    number = 0
-    async for doubt in opened.doubts():
-        number += 1
-        if limit and number > limit:
-            continue
-        output.event("doubt", _doubt_fields(doubt))
-        for line in _doubt_lines(doubt) if not output.as_json else ():
-            output.result(line)
-    if limit and number > limit:
-        output.note(f"... and {number - limit:,} more: --limit 0 lists all")
-    if number and not output.as_json:
-        name = clean(path)
-        output.note(
-            f"\n{number:,} in doubt: each may have been paid for. Settle them by proof: copy the "
-            "task ids of that time from Kie's log page into a file, then\n"
-            f"  kie reconcile {name} --ids FILE\nor one by one:\n"
-            f"  kie reconcile {name} --as TASK_ID SOURCE_ID\n"
-            f"  kie reconcile {name} --not-created SOURCE_ID\n"
-            f"  kie reconcile {name} --recreate SOURCE_ID     (may pay twice)"
-        )
-    elif not number:
-        output.note("no doubts")
-
-
-def _doubt_lines(doubt: Doubt) -> list[str]:
-    lines = [clean(doubt.item.source_id)]
-    for attempt in doubt.attempts:
-        at = datetime.fromtimestamp(attempt.intent_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        why = clean(attempt.reason or "no outcome on record", 120)
-        lines.append(f"  attempt {attempt.number} at {at}, reference {attempt.ref}: {why}")
-    return lines
-
-
-def _doubt_fields(doubt: Doubt) -> dict[str, Any]:
-    attempts = [
-        {
-            "number": attempt.number,
-            "reference": attempt.ref,
-            "intent_at": attempt.intent_at,
-            "verdict": attempt.verdict.value if attempt.verdict is not None else None,
-            "reason": attempt.reason,
-            "task_id": attempt.task_id,
-        }
-        for attempt in doubt.attempts
-    ]
-    return {**_item_fields(doubt.item), "attempts": attempts}
-
-
-def _item_fields(item: Item) -> dict[str, Any]:
-    return {
-        "source_id": item.source_id,
-        "state": item.state.value,
-        "task_id": item.task_id,
-        "reason": item.reason,
-        "error_code": item.error_code,
-        "error_message": item.error_message,
-        "maybe_charged": item.maybe_charged,
-        "credits": item.credits,
-        "polls": item.polls,
-        "files": list(item.files),
-    }
+    return asyncio.run(show(path, doubts, state, limit, output))
 
 
 @click.command("reconcile")
@@ -222,62 +80,8 @@ def reconcile_command(
     if as_task_id is not None and len(source_ids) != 1:
         raise click.UsageError("--as takes one SOURCE_ID")
     output = Output(as_json=as_json)
+    from kie_async.cli._journal_work import by_hand, by_proof
+
     if ids_file is not None:
-        ids = read_ids(ids_file.read().split())
-        return _run(lambda: _by_proof(path, ids, output))
-    return _run(lambda: _by_hand(path, source_ids, output, as_task_id, not_created, recreate))
-
-
-async def _by_proof(path: Path, ids: list[str], output: Output) -> int:
-    tally: dict[str, int] = {}
-    async with Journal(path, create=False) as opened, connect(lambda _event: None) as kie:
-        async for finding in reconcile(opened, kie.get_task, ids):
-            tally[finding.verdict] = tally.get(finding.verdict, 0) + 1
-            output.event(
-                "finding",
-                {
-                    "task_id": finding.task_id,
-                    "verdict": finding.verdict,
-                    "source_id": finding.source_id,
-                    "detail": finding.detail,
-                },
-            )
-            if not output.as_json and finding.verdict not in ("known", "unrelated"):
-                of = f" of {clean(finding.source_id)}" if finding.source_id else ""
-                detail = f" ({clean(finding.detail)})" if finding.detail else ""
-                output.result(f"{clean(finding.task_id)}: {finding.verdict}{of}{detail}")
-        left = (await opened.counts()).in_doubt
-    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(tally.items()))
-    output.note(f"{told or 'nothing to look at'}; {left} still in doubt.")
-    if tally.get("settled"):
-        output.note(f"  Next: kie bulk --journal {clean(path)} collects what was settled")
-    if tally.get("double"):
-        output.note("Two tasks were paid for one source: see `double` above.")
-    return int(Exit.IN_DOUBT) if left else 0
-
-
-async def _by_hand(
-    path: Path,
-    source_ids: tuple[str, ...],
-    output: Output,
-    as_task_id: str | None,
-    not_created: bool,
-    recreate: bool,
-) -> int:
-    async with Journal(path, create=False) as opened:
-        for source_id in source_ids:
-            try:
-                item = await opened.resolve(
-                    source_id,
-                    as_task_id=as_task_id,
-                    not_created=not_created,
-                    recreate=recreate,
-                    by="kie reconcile",
-                )
-            except UsageError as error:
-                raise click.UsageError(error.message) from None
-            output.event("decision", _item_fields(item))
-            if not output.as_json:
-                output.result(f"{clean(source_id)}: now {item.state.value}")
-    output.note(f"  Next: kie bulk --journal {clean(path)} goes on")
-    return 0
+        return asyncio.run(by_proof(path, read_ids(ids_file.read().split()), output))
+    return asyncio.run(by_hand(path, source_ids, output, as_task_id, not_created, recreate))

@@ -1,0 +1,184 @@
+"""The work of ``kie bulk``: open everything, run, stop as asked, tell the end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from kie_async.bulk import Audit, BulkRun, audit, expected_price, note_balance
+from kie_async.cli._bulk_end import tell_end
+from kie_async.cli._bulk_input import ItemList
+from kie_async.cli._bulk_view import Ticker, duration
+from kie_async.cli._escape import clean
+from kie_async.cli._exits import exit_of
+from kie_async.cli._output import Output
+from kie_async.cli._rates import Rate
+from kie_async.cli._running import Stop
+from kie_async.cli._settings import Refused
+from kie_async.errors import KieError, UsageError
+from kie_async.journal import Counts, Journal
+from kie_async.limiter import SlidingWindowLimiter
+from kie_async.models import Outcome, OutcomeStatus
+from kie_async.session import KieSession
+
+__all__ = ["Wanted", "work"]
+
+LISTED = 20
+"""Failures that are told one by one while it runs; the journal has them all."""
+
+
+@frozen(kw_only=True)
+class Wanted:
+    """What the command line asked for."""
+
+    items: ItemList
+    count: int | None
+    journal: Path
+    resolution: str | None
+    out: Path | None
+    name: str
+    rate: Rate
+    in_flight: int
+    timeout: float
+    grace: float
+    max_credits: float | None
+    dry_run: bool
+    callback_url: str | None
+    allow_private: bool
+
+
+async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
+    """Open everything, run, and tell the end."""
+    limiter = SlidingWindowLimiter(wanted.rate.limit, wanted.rate.window)
+    try:
+        kie = KieSession(limiter=limiter)
+    except UsageError as error:
+        raise Refused(error.message, exit_of(error), "correct or unset KIE_BASE_URL") from None
+    if wanted.dry_run and not wanted.journal.exists():
+        async with kie:
+            _tell_start(wanted, output, Counts(), await kie.get_credits())
+        return 0
+    async with Journal(wanted.journal, read_only=wanted.dry_run) as journal, kie:
+        balance = await kie.get_credits()
+        _tell_start(wanted, output, await journal.counts(), balance)
+        if wanted.dry_run:
+            return 0
+        await note_balance(journal, balance, first=True)
+        bulk_run = _started(wanted, kie, journal)
+        ticker = Ticker(output, bulk_run.progress, wanted.rate, lambda: limiter.in_window)
+        ticker.start()
+        stopping = asyncio.create_task(_stop_when_asked(bulk_run, stop, wanted, output))
+        ended_by: KieError | None = None
+        try:
+            await _collect(bulk_run, output)
+        except KieError as stopped:
+            ended_by = stopped
+        finally:
+            stopping.cancel()
+            await ticker.stop()
+        found = await _audited(kie, journal)
+        return tell_end(wanted.journal, bulk_run.progress, ended_by, found, output)
+
+
+def _started(wanted: Wanted, kie: KieSession, journal: Journal) -> BulkRun:
+    return kie.upscale_many(
+        wanted.items,
+        journal=journal,
+        resolution=wanted.resolution,
+        directory=wanted.out,
+        name=wanted.name,
+        in_flight=wanted.in_flight,
+        task_timeout=wanted.timeout,
+        callback_url=wanted.callback_url,
+        max_credits=wanted.max_credits,
+        allow_private=wanted.allow_private,
+    )
+
+
+def _tell_start(wanted: Wanted, output: Output, counts: Counts, balance: float) -> None:
+    """Say what is to do, what it will cost and how long it takes at least."""
+    listed = wanted.count
+    to_do = counts.planned if not listed else max(0, max(listed, counts.total) - counts.total)
+    to_do += counts.planned if listed else 0
+    cost = to_do * expected_price(wanted.resolution)
+    seconds = to_do // wanted.rate.limit * wanted.rate.window
+    known = f"{counts.total:,} on record ({counts.done:,} done)" if counts.total else "a new run"
+    if listed is None:
+        output.note(f"A list from stdin, {known}; balance {balance:g} credits.")
+    elif not listed:
+        output.note(
+            f"Going on: {known}, {to_do:,} to create: at most {cost:,.0f} credits "
+            f"(balance {balance:,.0f})."
+        )
+    else:
+        output.note(
+            f"{listed:,} listed, {known}; up to {to_do:,} to create: at most {cost:,.0f} credits "
+            f"(balance {balance:,.0f}), {duration(seconds)} at the account's rate."
+        )
+        if cost > balance:
+            output.note("The balance may not cover all; the run stops in good order if it ends.")
+    output.event(
+        "start",
+        {
+            "total": counts.total,
+            "planned": counts.planned,
+            "done": counts.done,
+            "listed": listed,
+            "credits": balance,
+            "expected_credits": cost,
+        },
+    )
+
+
+async def _collect(bulk_run: BulkRun, output: Output) -> None:
+    """Take the outcomes as they come; tell the first failures one by one."""
+    told = 0
+    async for outcome in bulk_run:
+        output.event("result", _result_fields(outcome))
+        if outcome.error is not None and told < LISTED and not output.live:
+            told += 1
+            word = str(outcome.status).replace("_", " ")
+            output.note(f"{clean(outcome.source_id)}: {word}: {clean(outcome.error)}")
+
+
+def _result_fields(outcome: Outcome) -> dict[str, Any]:
+    task, error = outcome.task, outcome.error
+    return {
+        "source_id": outcome.source_id,
+        "task_id": task.task_id if task is not None else error.task_id if error else None,
+        "status": str(outcome.status),
+        "seconds": task.duration if task is not None else None,
+        "credits": task.credits_consumed if task is not None else None,
+        "files": [str(path) for path in outcome.files],
+        "error": None
+        if error is None
+        else {
+            "type": type(error).__name__,
+            "message": error.message,
+            "maybe_charged": error.maybe_charged or outcome.status is OutcomeStatus.IN_DOUBT,
+        },
+    }
+
+
+async def _stop_when_asked(bulk_run: BulkRun, stop: Stop, wanted: Wanted, output: Output) -> None:
+    """First signal: create nothing more, and give what runs its grace."""
+    await stop.wait()
+    output.note(
+        f"Stopping: nothing more is created; what runs has {wanted.grace:g} s. "
+        "Ctrl-C again leaves at once; the journal makes that safe."
+    )
+    bulk_run.stop()
+    await asyncio.sleep(wanted.grace)
+    await bulk_run.give_up_waiting()
+
+
+async def _audited(kie: KieSession, journal: Journal) -> Audit | None:
+    """Compare the balance with what is on record; without an answer, without a finding."""
+    try:
+        await note_balance(journal, await kie.get_credits(timeout=15.0), first=False)
+    except KieError:
+        return None
+    return await audit(journal)

@@ -1,0 +1,15 @@
+"""A rate on the command line: creates per seconds."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+__all__ = ["Rate"]
+
+
+@frozen
+class Rate:
+    """Creates per seconds, as the account allows them."""
+
+    limit: int
+    window: float
