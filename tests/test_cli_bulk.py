@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from kie_async.bulk import BulkItem, Progress
 from kie_async.cli._bulk_input import ItemList, parse
-from kie_async.cli._bulk_view import Rate, bar, duration, eta, live_lines, plain_line
+from kie_async.cli._bulk_view import bar, duration, eta, live_lines, plain_line
+from kie_async.cli._journal import STATES
+from kie_async.cli._rates import Rate
 from kie_async.emulator import Rule
+from kie_async.journal import ItemState
 
 FAST = ("--rate", "400/0.5")
 
@@ -295,6 +298,33 @@ def test_wrong_usage_is_told_before_anything_is_paid(kie, arguments, code):
     assert kie.emulator.books.creates == []
     if "bad.txt" in arguments:
         assert "bad.txt:2" in told.stderr
+
+
+def test_the_states_of_the_command_line_are_the_journal_s():
+    """They are written out, so that help loads no database."""
+    assert list(STATES) == [state.value for state in ItemState]
+
+
+def test_callbacks_are_printed_as_they_arrive(kie):
+    """Signed ones; a forged one is not there."""
+    source = kie.sources(1)[0]
+    kie.environment["KIE_HMAC_KEY"] = kie.emulator.hmac_key
+    serving = kie.start("callbacks", "serve", "--port", "0", "--json")
+    url = json.loads(serving.stdout.readline())["url"]
+
+    kie("upscale", source, "--callback-url", url)
+    kie.emulator.inject(Rule(route="callback", action="forged"))
+    kie("upscale", kie.sources(1)[0], "--callback-url", url)
+    heard = json.loads(serving.stdout.readline())
+    serving.send_signal(signal.SIGINT)
+    rest, err = serving.communicate(timeout=20)
+
+    assert heard["event"] == "callback"
+    assert heard["task_id"] == kie.emulator.books.creates[0][2]
+    assert rest == ""
+    assert serving.returncode == 130, err
+    del kie.environment["KIE_HMAC_KEY"]
+    assert kie("callbacks", "serve").returncode == 3
 
 
 # -- the list --

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from attrs import define, frozen
 
-from kie_async.bulk._record import JournalRecord, stops_the_run
+from kie_async.bulk._record import JournalRecord, NewCallback, stops_the_run
 from kie_async.errors import (
     CreateInDoubtError,
     DownloadError,
@@ -98,7 +98,7 @@ class Tools:
     stop: Callable[[KieError], None]
     saving: asyncio.Semaphore
     save: Save | None
-    callback_url: str | None
+    new_callback: NewCallback | None
     task_timeout: float
 
 
@@ -152,7 +152,7 @@ class Job:
         item, tools = self.item, self.tools
         if item.state is ItemState.DONE:
             return await tools.caller.look(item.task_id or "")
-        record = JournalRecord(tools.journal, item.source_id, tools.callback_url)
+        record = JournalRecord(tools.journal, item.source_id, tools.new_callback)
         if item.state is ItemState.PLANNED:
             order = await self._created(record)
         else:

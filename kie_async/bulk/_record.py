@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 from kie_async.errors import (
     AuthenticationError,
@@ -18,7 +19,9 @@ from kie_async.instrumentation import logger
 from kie_async.journal import JournalStore
 from kie_async.protocol import CreateAnswer, Verdict
 
-__all__ = ["JournalRecord", "stops_the_run"]
+__all__ = ["JournalRecord", "NewCallback", "stops_the_run"]
+
+NewCallback = Callable[[], tuple[str, str]]
 
 
 def stops_the_run(error: KieError) -> bool:
@@ -39,25 +42,30 @@ def stops_the_run(error: KieError) -> bool:
 class JournalRecord:
     """The journal's side of one order; each attempt has its own reference."""
 
-    def __init__(self, journal: JournalStore, source_id: str, callback_url: str | None) -> None:
+    def __init__(
+        self, journal: JournalStore, source_id: str, new_callback: NewCallback | None
+    ) -> None:
         """Nothing is written yet.
 
-        *callback_url* gets the attempt's reference as its last path part; ``recordInfo``
-        echoes it, so a doubt can be settled with proof.
+        *new_callback* returns a callback URL with the attempt's reference as its last
+        path part, and the reference; ``recordInfo`` echoes it, so a doubt can be settled
+        with proof.
         """
         self._journal = journal
         self._source_id = source_id
-        self._callback_url = callback_url
+        self._new_callback = new_callback
         self._attempt: int | None = None
 
     async def intend(self) -> str | None:
         """Write the intent; only then may the request leave."""
         self._attempt = None
-        reference = secrets.token_hex(16)
+        url, reference = (
+            self._new_callback()
+            if self._new_callback is not None
+            else (None, secrets.token_hex(16))
+        )
         self._attempt = await self._journal.begin_sending(self._source_id, ref=reference)
-        if self._callback_url is None:
-            return None
-        return f"{self._callback_url.rstrip('/')}/{reference}"
+        return url
 
     async def settle(self, answer: CreateAnswer, *, again: bool) -> None:
         """Write what came of it."""

@@ -17,8 +17,10 @@ from typing import Self
 from attrs import frozen
 
 from kie_async.bulk._budget import Budget, expected_price
+from kie_async.bulk._claims import Claims, Receiver
 from kie_async.bulk._items import Source, planned_batches
 from kie_async.bulk._job import Caller, Job, Progress, Save, Tools
+from kie_async.bulk._record import NewCallback
 from kie_async.errors import KieError, SpendLimitError, UsageError
 from kie_async.journal import Item, ItemState, Journal, JournalStore
 from kie_async.models import Outcome, check_seconds
@@ -37,15 +39,19 @@ RESULTS = 1000
 class Plan:
     """What a run was asked to do; times are in seconds, ``max_credits`` in credits.
 
-    ``callback_url`` gets a reference of each attempt as its last path part, so that a
-    doubt can be settled with proof.  ``save`` saves a task's files, ``saving`` at once.
+    ``new_callback`` makes each attempt's callback URL with its reference, so that a doubt
+    can be settled with proof; ``receiver`` hears the callbacks, and ``linger`` is how long
+    a finished run waits for those of its doubts.  ``save`` saves a task's files,
+    ``saving`` at once.
     """
 
     source: Source
     resolution: str | None = None
     in_flight: int = 100
     task_timeout: float = 3600.0
-    callback_url: str | None = None
+    new_callback: NewCallback | None = None
+    receiver: Receiver | None = None
+    linger: float = 120.0
     max_credits: float | None = None
     save: Save | None = None
     saving: int = 8
@@ -167,7 +173,7 @@ class BulkRun:
             stop=self.stop,
             saving=asyncio.Semaphore(plan.saving),
             save=plan.save,
-            callback_url=plan.callback_url,
+            new_callback=plan.new_callback,
             task_timeout=plan.task_timeout,
         )
 
@@ -180,12 +186,33 @@ class BulkRun:
             progress.failed, progress.in_doubt = counts.failed, counts.in_doubt
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._load())
-                await self._dispatch(group)
+                with self._claiming(group) as claims:
+                    await self._dispatch(group)
+                    await claims.linger(self._idle, self._plan.linger)
         except BaseExceptionGroup as failures:
             raise _single(failures) from None
         finally:
             if not self._left:  # behind every outcome; one who has left reads no more
                 await self._results.put(None)
+
+    def _claiming(self, group: asyncio.TaskGroup) -> Claims:
+        """Listen for callbacks of creates in doubt; a claimed task is waited for here."""
+
+        def collect(item: Item) -> None:
+            self.progress.in_doubt -= 1
+            self._collect(group, item)
+
+        return Claims(self._plan.receiver, self._journal, self._caller.look, group, collect)
+
+    def _idle(self) -> bool:
+        """True when nothing runs any more."""
+        return not self._jobs
+
+    def _collect(self, group: asyncio.TaskGroup, item: Item) -> None:
+        """Start a job for a task that exists: it needs no turn, and may exceed the room."""
+        job = Job(item, self._tools)
+        self._jobs.add(job)
+        job.task = group.create_task(self._run(job, holds_room=False))
 
     async def _load(self) -> None:
         """Write what is new into the journal, and hand on what is to do."""
@@ -245,7 +272,7 @@ class BulkRun:
         )
         return False
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, *, holds_room: bool = True) -> None:
         """Run one job; room in flight is free again before its files are saved."""
         try:
             outcome = await job.run()
@@ -255,7 +282,8 @@ class BulkRun:
             raise
         finally:
             self._jobs.discard(job)
-            self._room.release()
+            if holds_room:
+                self._room.release()
             if job.item.state is ItemState.PLANNED:
                 self._budget.settle(job.credits, charged=job.paid)
                 self.progress.credits_spent = self._budget.spent

@@ -11,6 +11,7 @@ import kie_async
 from kie_async.cli._account import credits  # noqa: A004 - the command's name
 from kie_async.cli._advice import first_step
 from kie_async.cli._bulk import bulk
+from kie_async.cli._callbacks import callbacks
 from kie_async.cli._demo import demo
 from kie_async.cli._emulator import emulator
 from kie_async.cli._escape import clean
@@ -76,6 +77,7 @@ for command in (
     bulk,
     journal,
     reconcile_command,
+    callbacks,
     emulator,
 ):
     kie.add_command(command)

@@ -54,8 +54,9 @@ class Rule:
     """One fault: where it strikes, when, and what it does.
 
     Args:
-        route: "createTask", "recordInfo", "credit", "download-url", "files", or "task":
-            the work itself, which then ends in ``fail`` with *code* and *msg*.
+        route: "createTask", "recordInfo", "credit", "download-url", "files"; "task": the
+            work itself, which then ends in ``fail`` with *code* and *msg*; "callback":
+            with the actions "lost", "double", "early", "forged" and "delay".
         when: "before" the request is worked on, or "after" (a create is then paid).
         action: "fin", "rst", "silence", "garbage", "half-status", "half-headers",
             "extra" (bytes after the body), "cut" (after *cut* bytes), "html", "envelope",

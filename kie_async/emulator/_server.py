@@ -272,7 +272,14 @@ class Emulator:
     async def _call_back(self, task_id: str) -> None:
         """Post the signed end of a task, once, as documented."""
         task = self.core.tasks[task_id]
-        await asyncio.sleep(max(0.0, task.ends - self.now()) / self._speed)
+        rule = self.core.strike("callback", self.now(), task_id, b"")
+        fault = rule.action if rule is not None else ""
+        if fault != "early":
+            await asyncio.sleep(max(0.0, task.ends - self.now()) / self._speed)
+        if fault == "lost":
+            return
+        if rule is not None and rule.delay:
+            await asyncio.sleep(rule.delay)
         record = self.core.describe(task, self.now())
         frame = (
             {"code": 501, "msg": "Playground task failed."}
@@ -281,20 +288,27 @@ class Emulator:
         )
         body = json.dumps({**frame, "data": record}).encode()
         stamp = str(int(time.time()))
-        signed = hmac.new(self.hmac_key.encode(), f"{task_id}.{stamp}".encode(), hashlib.sha256)
+        key = b"not the key" if fault == "forged" else self.hmac_key.encode()
+        signed = hmac.new(key, f"{task_id}.{stamp}".encode(), hashlib.sha256)
         signature = base64.b64encode(signed.digest()).decode()
-        parts = urlsplit(task.callback_url or "")
-        with contextlib.suppress(OSError, TimeoutError):
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
-            try:
-                writer.write(
-                    f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-                    "Content-Type: application/json\r\nConnection: close\r\n"
-                    f"Content-Length: {len(body)}\r\nX-Webhook-Timestamp: {stamp}\r\n"
-                    f"X-Webhook-Signature: {signature}\r\n\r\n".encode()
-                    + body
-                )
-                async with asyncio.timeout(15):
-                    await reader.read(4096)
-            finally:
-                writer.close()
+        for _ in range(2 if fault == "double" else 1):
+            await _post(task.callback_url or "", stamp, signature, body)
+
+
+async def _post(url: str, stamp: str, signature: str, body: bytes) -> None:
+    """Post one callback; who does not answer within 15 s has lost it."""
+    parts = urlsplit(url)
+    with contextlib.suppress(OSError, TimeoutError):
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
+        try:
+            head = (
+                f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+                "Content-Type: application/json\r\nConnection: close\r\n"
+                f"Content-Length: {len(body)}\r\nX-Webhook-Timestamp: {stamp}\r\n"
+                f"X-Webhook-Signature: {signature}\r\n\r\n"
+            )
+            writer.write(head.encode() + body)
+            async with asyncio.timeout(15):
+                await reader.read(4096)
+        finally:
+            writer.close()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kie_async.models import Task
 from kie_async.session._creates import CreateRecord, Order
 from kie_async.session._engine import Engine
 
-__all__ = ["BulkCaller"]
+if TYPE_CHECKING:
+    from kie_async.bulk import Save
+    from kie_async.callbacks import CallbackReceiver
+    from kie_async.journal import Item
+
+__all__ = ["BulkCaller", "callback_maker", "saver"]
 
 
 class BulkCaller:
@@ -40,10 +47,47 @@ class BulkCaller:
             None,
             order,
             lambda opened: opened.poller.wait(
-                task_id, model=order.model, created_at=order.created_at, glimpse=order
+                task_id,
+                model=order.model,
+                created_at=order.created_at,
+                glimpse=order,
+                callbacks=order.expects_callback,
             ),
         )
 
     async def look(self, task_id: str) -> Task:
         """Ask for the task once."""
         return await self._engine.get_task(task_id)
+
+
+def callback_maker(
+    base: str | None, receiver: CallbackReceiver | None
+) -> Callable[[], tuple[str, str]] | None:
+    """Return what makes each attempt's callback URL and the reference in it."""
+    if base is not None:
+
+        def make() -> tuple[str, str]:
+            reference = secrets.token_hex(16)
+            return f"{base.rstrip('/')}/{reference}", reference
+
+        return make
+    return receiver.new_callback_url if receiver is not None else None
+
+
+def saver(engine: Engine, directory: Path, name: str, *, allow_private: bool) -> Save:
+    """Return what a bulk run saves its results with."""
+
+    async def save(task: Task, item: Item) -> tuple[Path, ...]:
+        downloader = await engine.opened().saving.downloader(
+            directory, name, allow_private=allow_private
+        )
+        own = None if item.output_name is None else _as_template(item.output_name)
+        return await downloader.save(task, source_id=item.source_id, name=own)
+
+    return save
+
+
+def _as_template(name: str) -> str:
+    """Turn an item's own output name into a template: nothing in it is a field."""
+    plain = name.replace("{", "{{").replace("}", "}}").replace("/", "_").replace("\\", "_")
+    return "{source_id:.0s}" + plain  # the id is asked for, and none of it shown

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define
 
@@ -45,6 +45,9 @@ from kie_async.protocol import (
 from kie_async.retry import CreateRetry, RetryPolicy, retrying
 from kie_async.session._lane import Lane
 
+if TYPE_CHECKING:
+    from kie_async.callbacks import CallbackReceiver
+
 __all__ = ["CreateRecord", "Creates", "Order"]
 
 Send = Callable[[Request], Awaitable[Response]]
@@ -77,6 +80,7 @@ class Order:
     reference: str | None = None
     reports: int = 0
     abandoned: str | None = None
+    expects_callback: bool = False
     seen: Task | None = None
     polls: int = 0
 
@@ -97,8 +101,10 @@ class Creates:
         hooks: Hooks,
         rng: random.Random,
         max_concurrency: int,
+        callbacks: CallbackReceiver | None = None,
     ) -> None:
         """Belongs to the running loop."""
+        self._callbacks = callbacks
         self._send = send
         self._lane = lane
         self._retry = retry
@@ -197,8 +203,13 @@ class Creates:
         except KieError as error:  # nothing durable, so nothing is sent
             turn.give_back()
             return CreateAnswer(verdict=Verdict.NOT_SENT, error=error)
+        receiver = self._callbacks
+        if receiver is not None and callback_url is None and order.callback_url is None:
+            callback_url = receiver.new_callback_url().url  # one for each attempt
         request = order.request(callback_url)
         order.reference = (callback_url or order.callback_url or "").rpartition("/")[2] or None
+        if receiver is not None and order.reference is not None:
+            order.expects_callback = receiver.is_ours(order.reference)
         order.sent_at = self._time()
         try:
             response = await self._send(request)

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import define, field, frozen
 
@@ -45,6 +45,9 @@ from kie_async.session._poller import Poller
 from kie_async.session._saving import Saving
 from kie_async.transport import Transport
 
+if TYPE_CHECKING:
+    from kie_async.callbacks import CallbackReceiver
+
 __all__ = ["GRACE", "SHORT_DEADLINE", "Engine", "Opened", "Settings"]
 
 T = TypeVar("T")
@@ -70,6 +73,7 @@ class Settings:
     schedule: PollSchedule
     hooks: Hooks
     request_timeout: float
+    callbacks: CallbackReceiver | None = None
 
 
 @define
@@ -81,7 +85,8 @@ class Opened:
     creates: Creates
     poller: Poller
     saving: Saving
-    closing: asyncio.Task[None] | None = field(default=None)
+    closing: asyncio.Task[None] | None = None
+    disconnect: Callable[[], None] = field(default=lambda: None)
 
 
 class Engine:
@@ -122,6 +127,7 @@ class Engine:
                 given.hooks,
                 self._rng,
                 given.max_concurrency,
+                given.callbacks,
             ),
             Poller(
                 self._look,
@@ -132,9 +138,13 @@ class Engine:
                 given.hooks,
                 self._rng,
                 time.time,
+                given.callbacks.seen if given.callbacks is not None else None,
             ),
             Saving(self.get_download_url, given.hooks),
         )
+        if given.callbacks is not None:
+            ring = self._opened.poller.ring
+            self._opened.disconnect = given.callbacks.connect(lambda event: ring(event.task_id))
 
     async def close(self, grace: float) -> None:
         """End every call, and give creates under way *grace* seconds to bring their ids."""
@@ -150,6 +160,7 @@ class Engine:
         self._end_calls(lambda order: order is None or not order.in_flight)
         await opened.creates.drain(grace)
         self._end_calls(lambda _order: True)
+        opened.disconnect()
         await opened.poller.close()
         await opened.saving.close()
         await self._transport.close()

@@ -39,6 +39,8 @@ NOT_YET_KNOWN = 10.0
 """The same for a task that somebody else created: how long ago is unknown."""
 SECOND_LOOK = 60.0
 """Seconds until a time-out failure is looked at again: such a task was seen to succeed."""
+AFTER_A_RING = 2.0
+"""Seconds until the next look at a task whose callback came and which still runs."""
 LOOKS = 3
 """Looks in a row at an answer that should end a wait, but may be a slip of the server."""
 
@@ -62,7 +64,7 @@ class _Watch:
     polls: int = 0
     doubts: int = 0
     looked_again: bool = False
-    polling: bool = False
+    rung: bool = False
     waiters: list[asyncio.Future[Task]] = field(factory=list)
 
 
@@ -79,11 +81,14 @@ class Poller:
         hooks: Hooks,
         rng: random.Random,
         wall: Callable[[], float],
+        rung_early: Callable[[str], bool] | None = None,
     ) -> None:
         """Make an idle poller; it works only while somebody waits.
 
         *wall* tells Unix seconds: the age of a task that somebody else created.
+        *rung_early* tells whether a task's callback came before anybody waited.
         """
+        self._rung_early = rung_early
         self._wall = wall
         self._fetch = fetch
         self._queue = PollQueue(schedule, durations, rng)
@@ -105,6 +110,7 @@ class Poller:
         model: str | None = None,
         created_at: float | None = None,
         glimpse: Glimpse | None = None,
+        callbacks: bool = False,
     ) -> Task:
         """Wait until the task ends well, and return it.
 
@@ -112,13 +118,14 @@ class Poller:
             task_id: The task.
             model: Its model, if known; durations are learned per model.
             created_at: Loop time of its create, if it was created here.
+            callbacks: A callback will ring; until then only rare safety polls are made.
             glimpse: Gets the number of polls, and the last look if the wait is cancelled.
 
         Raises:
             TaskFailedError: It ended in ``fail``.
             KieError: A fatal answer; every other trouble is outlived.
         """
-        watch = self._watch(task_id, model, created_at)
+        watch = self._watch(task_id, model, created_at, callbacks)
         waiter: asyncio.Future[Task] = self._loop.create_future()
         watch.waiters.append(waiter)
         try:
@@ -136,7 +143,9 @@ class Poller:
 
     def ring(self, task_id: str) -> None:
         """Look at a task now: somebody says that it has changed."""
-        if task_id in self._watches:
+        watch = self._watches.get(task_id)
+        if watch is not None:
+            watch.rung = True
             self._queue.ring(task_id, self._loop.time())
             self._wake.set()
 
@@ -148,7 +157,9 @@ class Poller:
         if running:
             await asyncio.wait(running)
 
-    def _watch(self, task_id: str, model: str | None, created_at: float | None) -> _Watch:
+    def _watch(
+        self, task_id: str, model: str | None, created_at: float | None, callbacks: bool
+    ) -> _Watch:
         watch = self._watches.get(task_id)
         if watch is not None:
             return watch
@@ -156,7 +167,10 @@ class Poller:
         age = None if created_at is None else now - created_at
         until = now + NOT_YET_KNOWN if created_at is None else created_at + NOT_YET_VISIBLE
         watch = self._watches[task_id] = _Watch(task_id, model, until, created_at)
-        self._queue.add(task_id, model, age, now)
+        self._queue.add(task_id, model, age, now, callbacks)
+        if self._rung_early is not None and self._rung_early(task_id):
+            watch.rung = True
+            self._queue.ring(task_id, now)
         self._wake.set()
         if self._driver is None or self._driver.done():
             self._driver = self._loop.create_task(self._drive())
@@ -246,6 +260,9 @@ class Poller:
             self._ended(watch, task)
 
     def _reschedule(self, watch: _Watch, task: Task) -> None:
+        if watch.rung:  # it was said to have ended: the record is a little late
+            self._queue.recheck(watch.task_id, AFTER_A_RING, self._loop.time())
+            return
         age = (
             None
             if watch.created_at is not None or task.created_at is None

@@ -20,7 +20,7 @@ from kie_async.protocol import (
     read_credits,
 )
 from kie_async.retry import CreateRetry, RetryPolicy
-from kie_async.session._bulk import BulkCaller
+from kie_async.session._bulk import BulkCaller, callback_maker, saver
 from kie_async.session._creates import Order
 from kie_async.session._engine import GRACE, SHORT_DEADLINE, Engine, Opened, Settings
 from kie_async.transport import Transport
@@ -28,8 +28,9 @@ from kie_async.transport import Transport
 if TYPE_CHECKING:
     import aiohttp
 
-    from kie_async.bulk import BulkRun, Save, Source
-    from kie_async.journal import Item, JournalStore
+    from kie_async.bulk import BulkRun, Source
+    from kie_async.callbacks import CallbackReceiver
+    from kie_async.journal import JournalStore
 
 __all__ = ["KieSession", "upscale"]
 
@@ -57,6 +58,8 @@ class KieSession:
         retry: How often, and after how long.
         polling: When to look at a task.
         http: Your own ``aiohttp.ClientSession``; it is used and never closed.
+        callbacks: A receiver that Kie's callbacks reach; each create then names it, and
+            waiting costs next to no polls.
         hooks: Called with each event; see :mod:`kie_async.instrumentation`.
         request_timeout: Seconds for one request; a create gets 25 at most.
 
@@ -77,6 +80,7 @@ class KieSession:
         retry: RetryPolicy | None = None,
         polling: PollSchedule | None = None,
         http: aiohttp.ClientSession | None = None,
+        callbacks: CallbackReceiver | None = None,
         hooks: Sequence[Hook] = (),
         request_timeout: float = 30.0,
     ) -> None:
@@ -98,10 +102,12 @@ class KieSession:
             retry=retry or RetryPolicy(),
             schedule=polling or PollSchedule(),
             hooks=Hooks(hooks),
+            callbacks=callbacks,
             request_timeout=check_seconds(request_timeout, "request_timeout"),
         )
         self._engine = Engine(settings)
         self._create_retry = create_retry
+        self._callbacks = callbacks
 
     def __repr__(self) -> str:
         """Say where it talks to, and nothing of the key."""
@@ -211,7 +217,11 @@ class KieSession:
         async def create_and_wait(opened: Opened) -> Task:
             task_id = await opened.creates.run(order)
             return await opened.poller.wait(
-                task_id, model=order.model, created_at=order.created_at, glimpse=order
+                task_id,
+                model=order.model,
+                created_at=order.created_at,
+                glimpse=order,
+                callbacks=order.expects_callback,
             )
 
         return await self._engine.within(timeout, order, create_and_wait)
@@ -282,13 +292,16 @@ class KieSession:
             )
         save = None
         if directory is not None:
-            save = self._saver(Path(directory), check_template(name), allow_private=allow_private)
+            save = saver(
+                self._engine, Path(directory), check_template(name), allow_private=allow_private
+            )
         plan = Plan(
             source=task_ids,
             resolution=resolution,
             in_flight=in_flight,
             task_timeout=task_timeout,
-            callback_url=callback_url,
+            new_callback=callback_maker(callback_url, self._callbacks),
+            receiver=self._callbacks,
             max_credits=max_credits,
             save=save,
         )
@@ -331,19 +344,6 @@ class KieSession:
         known = Order(model=task.model or "", input={}, task_id=task.task_id)
         return await self._engine.within(timeout, known, save)
 
-    def _saver(self, directory: Path, name: str, *, allow_private: bool) -> Save:
-        """Return what a bulk run saves its results with."""
-
-        async def save(task: Task, item: Item) -> tuple[Path, ...]:
-            saver = await self._engine.opened().saving.downloader(
-                directory, name, allow_private=allow_private
-            )
-            return await saver.save(
-                task, source_id=item.source_id, name=_own_name(item.output_name)
-            )
-
-        return save
-
     # -- account ----------------------------------------------------------------------
 
     async def get_credits(self, *, timeout: float = SHORT_DEADLINE) -> float:
@@ -363,14 +363,6 @@ def _order(
     order = Order(model=model, input=input, callback_url=callback_url)
     order.request()  # what cannot work fails here, before anything is sent
     return order
-
-
-def _own_name(name: str | None) -> str | None:
-    """Turn an item's own output name into a template: no field in it is one."""
-    if name is None:
-        return None
-    plain = name.replace("{", "{{").replace("}", "}}").replace("/", "_").replace("\\", "_")
-    return "{source_id:.0s}" + plain  # the id is asked for, and none of it shown
 
 
 def _upload_url(given: str | None, base_url: str) -> str:
