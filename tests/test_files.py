@@ -1,113 +1,51 @@
-"""Downloads over real sockets: whole or absent, under safe names, from allowed places."""
+"""Saving over real sockets: whole or absent, under safe names, known again later."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import os
-import zlib
-from contextlib import asynccontextmanager
-from pathlib import Path
+import shutil
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kie_async import DownloadError, KieSession, StorageFullError, Task, TaskState, UsageError
+from kie_async import DownloadError, KieSession, Task, UsageError
 from kie_async.emulator import Emulator
-from kie_async.files import Downloader, check_template, file_name, safe_stem
-from kie_async.files import _part as part_module
-from kie_async.files._kinds import kind_of, looks_like_a_page, unfinished
+from kie_async.files import Downloader
+from kie_async.instrumentation import FileSaved, Hooks
 from kie_async.transport import ResultTransport
+from tests.file_hosts import (
+    GIF,
+    JPEG,
+    MP4,
+    PNG,
+    WEBM,
+    WEBP,
+    Host,
+    files,
+    finals,
+    hosted,
+    no_renewal,
+    png,
+    response,
+    served,
+    task,
+)
 
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-
-PNG = b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", os.urandom(300_000)) + chunk(b"IEND", b"")
-JPEG = b"\xff\xd8\xff\xe0" + b"j" * 1000 + b"\xff\xd9"
-MP4 = b"\x00\x00\x00\x18ftypisom" + b"m" * 1000
-
-
-class Host:
-    """A result host that answers as it is told, request by request."""
-
-    def __init__(self, *answers, body: bytes = PNG) -> None:
-        self.answers = list(answers)
-        self.body = body
-        self.requests: list[str] = []
-        self.url = ""
-
-    async def serve(self, reader, writer) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            self.requests.append(head)
-            answer = self.answers.pop(0) if self.answers else self.whole
-            writer.write(answer(head) if callable(answer) else answer)
-            await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    def whole(self, head: str) -> bytes:
-        """Answer the file, or the rest of it that is asked for."""
-        if "range: bytes=" in head.lower():
-            start = int(head.lower().partition("range: bytes=")[2].partition("-")[0])
-            rest = self.body[start:]
-            fields = [f"Content-Range: bytes {start}-{len(self.body) - 1}/{len(self.body)}"]
-            return response(206, rest, *fields)
-        return response(200, self.body)
-
-
-def response(status, body=b"", *fields, kind="image/png", length=None, tag='"v1"') -> bytes:
-    """Make a raw answer."""
-    size = len(body) if length is None else length
-    lines = [f"HTTP/1.1 {status} X", f"Content-Type: {kind}", f"ETag: {tag}", "Connection: close"]
-    lines += [f"Content-Length: {size}"] if size >= 0 else []
-    return "\r\n".join([*lines, *fields, "", ""]).encode() + body
-
-
-def cut(at: int, status: int = 200):
-    """Answer with the first *at* bytes of the file and no more."""
-    return response(status, PNG[:at], length=len(PNG))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    """Try again at once: the pauses are jitter, and nothing here depends on them."""
-    monkeypatch.setattr("kie_async.files._downloader.random.random", lambda: 0.0)
-
-
-@asynccontextmanager
-async def hosted(host: Host, tmp_path: Path, renew=None, **settings):
-    """Run a host and a downloader on it."""
-    server = await asyncio.start_server(host.serve, "127.0.0.1", 0)
-    host.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/r/file?sig=secret"
-
-    async def no_renewal(url):
-        raise DownloadError("url is wrong", retryable=False)
-
-    async with server, ResultTransport(allow_private=True) as fetcher:
-        yield Downloader(fetcher, renew or no_renewal, tmp_path / "out", **settings)
-
-
-def task(*urls: str) -> Task:
-    """Make a finished task."""
-    return Task(task_id="task-1", state=TaskState.SUCCESS, result_urls=urls)
-
-
-def files(tmp_path: Path) -> dict[str, int]:
-    """List what is in the folder."""
-    return {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
+BODIES = [
+    (PNG, ".png"),
+    (JPEG, ".jpg"),
+    (GIF, ".gif"),
+    (WEBP, ".webp"),
+    (MP4, ".mp4"),
+    (WEBM, ".webm"),
+]
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(("body", "suffix"), [(PNG, ".png"), (JPEG, ".jpg"), (MP4, ".mp4")])
+@pytest.mark.parametrize(("body", "suffix"), BODIES, ids=[s for _, s in BODIES])
 async def test_a_file_is_saved_whole_with_the_suffix_of_its_content(body, suffix, tmp_path):
-    """Whatever the URL calls it."""
+    """Whatever the URL and the host call it; nothing else stays in the folder."""
     host = Host(body=body)
+
     async with hosted(host, tmp_path) as downloader:
         saved = await downloader.save(task(host.url))
 
@@ -117,13 +55,23 @@ async def test_a_file_is_saved_whole_with_the_suffix_of_its_content(body, suffix
 
 
 @pytest.mark.asyncio
-async def test_the_key_is_never_there():
+async def test_a_large_file_goes_through_several_blocks(tmp_path):
+    """More than the writer holds at once."""
+    host = Host(body=png(5_000_000))
+
+    async with hosted(host, tmp_path) as downloader:
+        saved = await downloader.save(task(host.url))
+
+    assert saved[0].read_bytes() == host.body
+
+
+@pytest.mark.asyncio
+async def test_the_key_is_never_there(tmp_path):
     """No Authorization, no cookie, no compression."""
     host = Host()
-    server = await asyncio.start_server(host.serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
-    async with server, ResultTransport(allow_private=True) as fetcher, fetcher.fetch(url) as answer:
-        assert answer.status == 200
+
+    async with hosted(host, tmp_path) as downloader:
+        await downloader.save(task(host.url))
 
     sent = host.requests[0].lower()
     assert "authorization" not in sent
@@ -132,276 +80,168 @@ async def test_the_key_is_never_there():
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("at", [0, 1, 7, 100_000, len(PNG) - 1])
-async def test_a_cut_download_is_resumed(at, tmp_path):
-    """From the byte where it stopped, if the file is still the same."""
-    host = Host(cut(at))
-    async with hosted(host, tmp_path) as downloader:
-        saved = await downloader.save(task(host.url))
+async def test_saving_twice_asks_once(tmp_path):
+    """The second time no request is made: the file is known by its mark."""
+    host, told = Host(), []
 
-    assert saved[0].read_bytes() == PNG
+    async with hosted(host, tmp_path, hooks=Hooks([told.append])) as downloader:
+        first = await downloader.save(task(host.url))
+        again = await downloader.save(task("https://gone.invalid/x"))
+
+    assert again == first
+    assert len(host.requests) == 1
+    assert told == [FileSaved(task_id="task-1", path=first[0], size=len(PNG))]
+
+
+@pytest.mark.asyncio
+async def test_a_file_without_its_mark_is_fetched_and_compared(tmp_path):
+    """A copy without times, or a file system that keeps none: it stays what it is."""
+    host = Host()
+
+    async with hosted(host, tmp_path) as downloader:
+        first = await downloader.save(task(host.url))
+        os.utime(first[0], ns=(0, 0))
+        again = await downloader.save(task(host.url))
+
+    assert again == first
     assert len(host.requests) == 2
-    if at > 0:
-        assert f"bytes={at}-" in host.requests[1]
-        assert 'if-range: "v1"' in host.requests[1].lower()
+    assert finals(tmp_path) == ["task-1.png"]
 
 
 @pytest.mark.asyncio
-async def test_a_later_run_resumes_what_an_earlier_left(tmp_path):
-    """The `.part` survives the process."""
-    host = Host(*[cut(50_000)] * 4)
+async def test_a_changed_file_is_not_overwritten(tmp_path):
+    """What somebody put there is his; the error says what to do."""
+    host = Host()
+
     async with hosted(host, tmp_path) as downloader:
-        with pytest.raises(DownloadError):
-            await downloader.save(task(host.url))
-    assert "task-1.part" in files(tmp_path)
-
-    again = Host()
-    async with hosted(again, tmp_path) as downloader:
-        saved = await downloader.save(task(again.url))
-
-    assert "bytes=" in again.requests[0]
-    assert saved[0].read_bytes() == PNG
-    assert list(files(tmp_path)) == ["task-1.png"]
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize(
-    "second",
-    [
-        lambda head: response(200, PNG),
-        lambda head: response(206, PNG[5:], f"Content-Range: bytes 5-{len(PNG) - 1}/{len(PNG)}"),
-        lambda head: response(416, b"", f"Content-Range: bytes */{len(PNG)}"),
-    ],
-    ids=["range ignored", "wrong range", "416"],
-)
-async def test_a_strange_answer_to_a_resume_starts_anew(second, tmp_path):
-    """Never two files glued together."""
-    host = Host(cut(100_000), second)
-    async with hosted(host, tmp_path) as downloader:
-        saved = await downloader.save(task(host.url))
-
-    assert saved[0].read_bytes() == PNG
-
-
-BAD = {
-    "empty": response(200, b""),
-    "html": response(200, b"<html>Access denied</html>", kind="text/html"),
-    "html as png": response(200, b"<!DOCTYPE html><p>no</p>"),
-    "xml": response(200, b"<?xml version='1.0'?><Error/>", kind="application/xml"),
-    "png without end": response(200, PNG[:-12]),
-    "cut without length": response(200, PNG[:-20], length=-1),
-    "500": response(500, b"no"),
-}
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("name", BAD)
-async def test_a_bad_answer_is_never_a_file(name, tmp_path):
-    """Nothing gets the final name; the next try may do better."""
-    host = Host(*[BAD[name]] * 4)
-    async with hosted(host, tmp_path) as downloader:
-        with pytest.raises(DownloadError) as caught:
+        first = await downloader.save(task(host.url))
+        first[0].write_bytes(b"mine")
+        os.utime(first[0], ns=(0, 0))
+        with pytest.raises(DownloadError, match="exists and is something else") as caught:
             await downloader.save(task(host.url))
 
-    assert not [n for n in files(tmp_path) if not n.endswith((".part", ".etag"))]
-    assert caught.value.task_id == "task-1"
-    assert "secret" not in str(caught.value)
+    assert first[0].read_bytes() == b"mine"
+    assert not caught.value.retryable
 
 
 @pytest.mark.asyncio
-async def test_a_file_that_is_too_large_is_broken_off(tmp_path):
-    """By its announced length, and by what comes without one."""
-    for answer in (response(200, PNG), response(200, PNG, length=-1)):
-        host = Host(answer)
-        async with hosted(host, tmp_path, max_bytes=100_000) as downloader:
-            with pytest.raises(DownloadError, match="larger"):
-                await downloader.save(task(host.url))
-    assert not [n for n in files(tmp_path) if n.endswith(".png")]
+async def test_two_items_that_want_one_name_get_two(tmp_path):
+    """Each finds its own again, in any order, without a request."""
+    host, other = Host(), Host(body=JPEG + b"")
+    other.body = png(1000, seed=2)
+    template = "{source_id:.0s}same"
+
+    async with hosted(host, tmp_path) as downloader, served(other):
+        one = await downloader.save(task(host.url, task_id="one"), name=template)
+        two = await downloader.save(task(other.url, task_id="two"), name=template)
+        again = [
+            await downloader.save(task("https://gone.invalid/", task_id=name), name=template)
+            for name in ("two", "one")
+        ]
+
+    assert one[0].name == "same.png"
+    assert two[0].name.startswith("same~")
+    assert one[0].read_bytes() == PNG
+    assert two[0].read_bytes() == other.body
+    assert again == [two, one]
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("status", [403, 404, 410])
-async def test_an_expired_url_is_renewed_once(status, tmp_path):
-    """Through download-url; a second refusal is final."""
-    host, asked = Host(response(status)), []
+async def test_the_same_bytes_for_two_items_are_two_files(tmp_path):
+    """One of them may be deleted without the other."""
+    host = Host()
 
-    async def renew(url):
-        asked.append(url)
-        return host.url
+    async with hosted(host, tmp_path) as downloader:
+        for name in ("one", "two"):
+            await downloader.save(task(host.url, task_id=name), name="{task_id:.0s}same")
 
-    async with hosted(host, tmp_path, renew) as downloader:
-        await downloader.save(task(host.url))
-        host.answers = [response(status), response(status)]
-        host.body = JPEG
-        with pytest.raises(DownloadError, match="expired"):
-            await downloader.save(task(host.url), name="other-{task_id}")
-
-    assert len(asked) == 2
+    assert len(finals(tmp_path)) == 2
 
 
 @pytest.mark.asyncio
 async def test_several_results_are_numbered_and_one_failure_keeps_the_rest(tmp_path):
-    """The error tells what was saved."""
-    host = Host()
-    async with hosted(host, tmp_path) as downloader:
+    """The error tells what was saved; a repeat fetches only the missing one."""
+    host, bad = Host(), Host(*[response(500)] * 4)
+
+    async with hosted(host, tmp_path) as downloader, served(bad):
         saved = await downloader.save(task(host.url, host.url))
-        host.answers = [host.whole, *[response(500)] * 4]
-        with pytest.raises(DownloadError) as caught:
-            await downloader.save(task(host.url, host.url), name="again-{task_id}")
+        with pytest.raises(DownloadError, match=r"1 of 3 results") as caught:
+            await downloader.save(task(host.url, bad.url, host.url, task_id="t-2"))
+        asked = len(host.requests)
+        complete = await downloader.save(task(host.url, bad.url, host.url, task_id="t-2"))
 
     assert [path.name for path in saved] == ["task-1-0.png", "task-1-1.png"]
-    assert [path.name for path in caught.value.saved] == ["again-task-1-0.png"]
+    assert [path.name for path in caught.value.saved] == ["t-2-0.png", "t-2-2.png"]
+    assert caught.value.task_id == "t-2"
+    assert caught.value.retryable
+    assert [path.name for path in complete] == ["t-2-0.png", "t-2-1.png", "t-2-2.png"]
+    assert len(host.requests) == asked
 
 
 @pytest.mark.asyncio
-async def test_nothing_is_overwritten(tmp_path):
-    """The same file is the result; another one in its place is an error."""
-    host = Host()
-    async with hosted(host, tmp_path) as downloader:
-        first = await downloader.save(task(host.url))
-        assert await downloader.save(task(host.url)) == first
-        first[0].write_bytes(b"mine")
-        with pytest.raises(DownloadError, match="exists"):
-            await downloader.save(task(host.url))
+async def test_a_task_without_results_saves_nothing(tmp_path):
+    """And makes no folder."""
+    async with hosted(Host(), tmp_path) as downloader:
+        assert await downloader.save(task()) == ()
 
-    assert first[0].read_bytes() == b"mine"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.asyncio
-async def test_no_link_is_followed(tmp_path):
-    """A link in the place of the file or of its part leads nowhere."""
-    (tmp_path / "out").mkdir()
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    (tmp_path / "out" / "task-1.part").symlink_to(victim)
-    (tmp_path / "out" / "task-1.png").symlink_to(victim)
+async def test_names_come_from_the_source_of_an_upscale(tmp_path):
+    """Unless they are given."""
     host = Host()
+    record = {"param": '{"input": "{\\"task_id\\": \\"the-source\\"}"}'}
 
-    async with hosted(host, tmp_path) as downloader:
-        with pytest.raises(DownloadError, match="exists"):
-            await downloader.save(task(host.url))
+    async with hosted(host, tmp_path, name="{source_id}") as downloader:
+        one = Task(task_id="a", result_urls=(host.url,), raw=record)
+        first = await downloader.save(one)
+        second = await downloader.save(task(host.url, task_id="b"), source_id="given")
 
-    assert victim.read_text() == "mine"
+    assert [first[0].name, second[0].name] == ["the-source.png", "given.png"]
 
 
 @pytest.mark.asyncio
-async def test_a_full_disk_keeps_what_came(tmp_path, monkeypatch):
-    """StorageFullError, and the next run resumes."""
+async def test_a_saved_file_has_the_mode_of_any_new_file(tmp_path):
+    """The part is private, the file follows the umask."""
+    before = os.umask(0o027)
     host = Host()
-    real = part_module.Part._write
+    try:
+        async with hosted(host, tmp_path) as downloader:
+            saved = await downloader.save(task(host.url))
+    finally:
+        os.umask(before)
 
-    def full(self, data, flags):
-        if data:
-            real(self, data[:1000], flags)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, data, flags)
-
-    monkeypatch.setattr(part_module.Part, "_write", full)
-    async with hosted(host, tmp_path) as downloader:
-        with pytest.raises(StorageFullError):
-            await downloader.save(task(host.url))
-    monkeypatch.undo()
-    async with hosted(host, tmp_path) as downloader:
-        saved = await downloader.save(task(host.url))
-
-    assert saved[0].read_bytes() == PNG
-    assert "bytes=1000-" in host.requests[-1]
-
-
-@pytest.mark.asyncio
-async def test_cancelling_leaves_a_part_or_a_file_and_no_open_descriptor(tmp_path):
-    """At any instant."""
-    host = Host()
-    opened = len(list(Path("/proc/self/fd").iterdir()))
-    async with hosted(host, tmp_path) as downloader:
-        for steps in range(0, 60, 3):
-            saving = asyncio.ensure_future(
-                downloader.save(task(host.url), name=f"{{task_id}}-{steps}")
-            )
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            saving.cancel()
-            await asyncio.gather(saving, return_exceptions=True)
-    await asyncio.sleep(0)
-
-    for path in (tmp_path / "out").iterdir():
-        if path.suffix == ".png":
-            assert path.read_bytes() == PNG
-    assert len(list(Path("/proc/self/fd").iterdir())) <= opened + 2
-
-
-# -- names --
-
-
-@given(st.text(max_size=300))
-def test_every_name_is_a_plain_child(text):
-    """No path, nothing hidden, nothing reserved, on no platform."""
-    stem = safe_stem(text)
-
-    assert 0 < len(stem) <= 121
-    assert stem.isascii()
-    assert not set(stem) & set('/\\:*?"<>|\0\n')
-    assert stem not in {".", ".."}
-    assert not stem.startswith((".", " "))
-    assert not stem.endswith((".", " "))
-    assert stem.split(".")[0].upper() not in {"CON", "NUL", "PRN", "AUX", "COM1", "LPT9"}
+    assert saved[0].stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize(
-    "evil", ["../../etc/passwd", "..%2f..", "CON", "nul.png", "a\0b", "x" * 300]
-)
-def test_well_known_evils_are_tamed(evil):
-    """Each becomes some harmless name."""
-    assert "/" not in safe_stem(evil)
-    assert safe_stem(evil)[:2] != ".."
-
-
-@pytest.mark.parametrize(
-    "bad", ["", "plain", "{nonsense}", "{source_id}/x", "..\\{task_id}", "{", "{0}"]
-)
-def test_templates_are_checked(bad):
-    """Before anything is paid for."""
-    with pytest.raises(UsageError):
-        check_template(bad)
-
-
-def test_names_follow_the_template():
-    """And several results of one task never share a name."""
-    ids = {"source_id": "src", "task_id": "tsk"}
-
-    assert file_name("{source_id}", **ids, index=0, count=1) == "src"
-    assert file_name("{source_id}", **ids, index=1, count=2) == "src-1"
-    assert file_name("{task_id}_{index:03}", **ids, index=1, count=2) == "tsk_001"
-
-
-# -- kinds --
-
-
-@pytest.mark.parametrize(
-    ("head", "suffix"),
+    "wrong",
     [
-        (b"GIF89a", ".gif"),
-        (b"RIFF\x00\x00\x00\x00WEBP", ".webp"),
-        (b"\x1aE\xdf\xa3", ".webm"),
-        (b"\x00\x00\x00\x18ftypqt  ", ".mov"),
-        (b"ID3", ".mp3"),
-        (b"anything", ".bin"),
-        (b"", ".bin"),
+        {"max_bytes": 0},
+        {"concurrency": 0},
+        {"attempts": True},
+        {"timeout": 0},
+        {"backoff": -1},
+        {"name": "{nothing}"},
     ],
+    ids=str,
 )
-def test_kinds_by_their_first_bytes(head, suffix):
-    """Never by what the server says."""
-    assert kind_of(head).suffix == suffix
+def test_settings_are_checked(wrong, tmp_path):
+    """Before anything is asked for."""
+    with pytest.raises(UsageError):
+        Downloader(ResultTransport(), no_renewal, tmp_path, **wrong)
 
 
-@given(st.binary(max_size=600), st.binary(max_size=20), st.integers(0, 10**6))
-def test_judging_any_bytes_never_breaks(head, tail, size):
-    """The judges take whatever comes."""
-    assert unfinished(kind_of(head), head, tail, size) in {True, False}
-    assert looks_like_a_page(head, "x") in {True, False}
+@pytest.mark.asyncio
+async def test_a_closed_transport_is_an_error_of_ours(tmp_path):
+    """And no file is left."""
+    downloader = Downloader(ResultTransport(), no_renewal, tmp_path / "out")
 
+    with pytest.raises(DownloadError, match="not open"):
+        await downloader.save(task("https://example.com/x"))
 
-# -- through the session --
+    assert files(tmp_path) == {}
 
 
 @pytest.mark.asyncio
@@ -419,11 +259,42 @@ async def test_a_session_saves_and_a_bulk_run_does(tmp_path):
                 await kie.download(finished, tmp_path / "no")
             one = await kie.download(finished, tmp_path / "one", allow_private=True)
             run = kie.upscale_many(
-                ["a-source", BulkItem(source_id="b-source", output_name="my {name}")],
+                ["a-source", BulkItem(source_id="b-source", output_name="my picture")],
                 directory=tmp_path / "many",
                 allow_private=True,
             )
             outcomes = [o async for o in run]
 
     assert one[0].read_bytes().startswith(b"\x89PNG")
-    assert sorted(o.files[0].name for o in outcomes) == ["a-source.png", "my _name_.png"]
+    assert sorted(o.files[0].name for o in outcomes) == ["a-source.png", "my picture.png"]
+
+
+@pytest.mark.asyncio
+async def test_files_at_once_are_bounded(tmp_path):
+    """Six results, two at a time."""
+    most = 0
+
+    def counted(head: str) -> bytes:
+        nonlocal most
+        most = max(most, host.open)
+        return response(200, JPEG, kind="image/jpeg")
+
+    host = Host(*[counted] * 6)
+    async with hosted(host, tmp_path, concurrency=2) as downloader:
+        saved = await downloader.save(task(*[host.url] * 6))
+
+    assert len(saved) == 6
+    assert 1 <= most <= 2
+
+
+@pytest.mark.asyncio
+async def test_the_folder_may_vanish_and_come_back(tmp_path):
+    """It is made anew for each file."""
+    host = Host()
+
+    async with hosted(host, tmp_path) as downloader:
+        await downloader.save(task(host.url))
+        shutil.rmtree(tmp_path / "out")
+        saved = await downloader.save(task(host.url))
+
+    assert saved[0].read_bytes() == PNG

@@ -1,74 +1,109 @@
-"""What a file is, by its own bytes, and whether it came to its end."""
+"""What a file is, by its own first bytes, and whether an error page stands in its place."""
 
 from __future__ import annotations
 
 from attrs import frozen
 
-__all__ = ["HEAD", "TAIL", "Kind", "kind_of", "looks_like_a_page", "unfinished"]
+__all__ = ["HEAD", "SUFFIXES", "UNKNOWN", "Kind", "contradicts", "kind_of", "looks_like_a_page"]
 
 HEAD = 512
 """Bytes from the beginning that tell the kind."""
-TAIL = 16
-"""Bytes from the end that tell whether it is whole."""
 
 
 @frozen
 class Kind:
-    """A kind of file: its suffix, and the bytes that end it (None if nothing does)."""
+    """A kind of file: its suffix, and the form that its end is known by, if any."""
 
     suffix: str
-    ending: bytes | None = None
+    form: str | None = None
 
 
-_PNG = Kind(".png", b"IEND\xaeB`\x82")
-_JPEG = Kind(".jpg", b"\xff\xd9")
-_GIF = Kind(".gif", b";")
-_WEBP = Kind(".webp")
-_WAV = Kind(".wav")
-_MP4 = Kind(".mp4")
-_MOV = Kind(".mov")
-_WEBM = Kind(".webm")
-_MP3 = Kind(".mp3")
-_UNKNOWN = Kind(".bin")
+UNKNOWN = Kind(".bin")
+
+_STARTS = (
+    (b"\x89PNG\r\n\x1a\n", Kind(".png", "png")),
+    (b"\xff\xd8\xff", Kind(".jpg", "jpeg")),
+    (b"GIF87a", Kind(".gif", "gif")),
+    (b"GIF89a", Kind(".gif", "gif")),
+    (b"\x1aE\xdf\xa3", Kind(".webm", "webm")),
+    (b"ID3", Kind(".mp3")),
+    (b"\xff\xfb", Kind(".mp3")),
+    (b"\xff\xf3", Kind(".mp3")),
+    (b"\xff\xf2", Kind(".mp3")),
+    (b"OggS", Kind(".ogg")),
+    (b"fLaC", Kind(".flac")),
+)
+_RIFF = {
+    b"WEBP": Kind(".webp", "riff"),
+    b"WAVE": Kind(".wav", "riff"),
+    b"AVI ": Kind(".avi", "riff"),
+}
+_BRANDS = {
+    b"qt  ": Kind(".mov", "movie"),
+    b"avif": Kind(".avif", "boxes"),
+    b"avis": Kind(".avif", "boxes"),
+    b"heic": Kind(".heic", "boxes"),
+    b"mif1": Kind(".heic", "boxes"),
+    b"M4A ": Kind(".m4a", "movie"),
+}
+_MP4 = Kind(".mp4", "movie")
+_BOXES = frozenset({b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"})
+
+SUFFIXES = tuple(
+    dict.fromkeys(
+        kind.suffix
+        for kind in (*(k for _, k in _STARTS), *_RIFF.values(), _MP4, *_BRANDS.values(), UNKNOWN)
+    )
+)
+"""Every suffix that a saved file can have."""
+
+# Content types whose files begin in a way that we know.
+_KNOWN_TYPES = {
+    "image/png": {".png"},
+    "image/jpeg": {".jpg"},
+    "image/gif": {".gif"},
+    "image/webp": {".webp"},
+    "image/avif": {".avif"},
+    "video/mp4": {".mp4", ".mov"},
+    "video/quicktime": {".mov", ".mp4"},
+    "video/webm": {".webm"},
+}
+_PAGE_TYPES = frozenset(
+    {"text/html", "text/xml", "application/xml", "application/json", "application/xhtml+xml"}
+)
+_PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<error", b"<head", b"<body", b'{"', b"{\n")
 
 
 def kind_of(head: bytes) -> Kind:
     """Tell the kind by the first bytes; ``.bin`` if it is unknown."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _PNG
-    if head.startswith(b"\xff\xd8\xff"):
-        return _JPEG
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return _GIF
+    for start, kind in _STARTS:
+        if head.startswith(start):
+            return kind
     if head[:4] == b"RIFF":
-        return _WEBP if head[8:12] == b"WEBP" else _WAV
+        return _RIFF.get(head[8:12], UNKNOWN)
     if head[4:8] == b"ftyp":
-        return _MOV if head[8:10] == b"qt" else _MP4
-    if head.startswith(b"\x1aE\xdf\xa3"):
-        return _WEBM
-    if head.startswith((b"ID3", b"\xff\xfb", b"\xff\xf3")):
-        return _MP3
-    return _UNKNOWN
+        return _BRANDS.get(head[8:12], _MP4)
+    if head[4:8] in _BOXES and len(head) >= 8:
+        return _MP4
+    return UNKNOWN
 
 
 def looks_like_a_page(head: bytes, content_type: str) -> bool:
-    """True for an error page in the place of a file."""
-    start = head.lstrip()[:64].lower()
-    said = content_type.partition(";")[0].strip().lower()
-    if said.startswith(("image/", "video/", "audio/")) and kind_of(head) is not _UNKNOWN:
+    """True for an error page in the place of a file; its own bytes outvote its label."""
+    if kind_of(head) is not UNKNOWN:
         return False
-    return start.startswith((b"<!doctype", b"<html", b"<?xml", b"<error", b'{"')) or said in {
-        "text/html",
-        "text/xml",
-        "application/xml",
-        "application/json",
-    }
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    return start.startswith(_PAGE_STARTS) or _plain(content_type) in _PAGE_TYPES
 
 
-def unfinished(kind: Kind, head: bytes, tail: bytes, size: int) -> bool:
-    """True if the bytes say that more should have come."""
-    if kind.ending is not None:
-        return not tail.rstrip(b"\x00\r\n").endswith(kind.ending)
-    if head[:4] == b"RIFF" and len(head) >= 8:
-        return size < int.from_bytes(head[4:8], "little") + 8
-    return False
+def contradicts(kind: Kind, content_type: str) -> bool:
+    """True if the label promises a kind that we know, and the bytes are nothing we know.
+
+    Another known kind than the promised one is taken as what it is: hosts mix up their
+    pictures, and the suffix follows from the content.
+    """
+    return kind is UNKNOWN and _plain(content_type) in _KNOWN_TYPES
+
+
+def _plain(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

@@ -1,73 +1,134 @@
 """Fetches result files.  It never holds the API key, so it cannot leak it.
 
-A session of its own: no cookies, nothing from the environment, no compression, and
-redirects followed by hand, each checked like the first address.
+A session of its own: no cookies, nothing from the environment (no proxy either: the guard
+could not look behind it), no compression, and redirects followed by hand, each checked
+like the first address.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urljoin, urlsplit
 
 from attrs import frozen
 
-from kie_async.errors import DownloadError
-from kie_async.transport._guard import BlockedAddressError, guarded_sockets
+from kie_async.errors import DownloadError, SessionClosedError, UsageError
+from kie_async.models import check_seconds
+from kie_async.transport._guard import BLOCKED, guarded_sockets
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
-__all__ = ["Fetched", "ResultTransport"]
+    from kie_async.transport._links import Links
+
+__all__ = ["MAX_BYTES", "Fetched", "Pace", "ResultTransport"]
 
 HOPS = 3
 """Redirects that are followed."""
-CHUNK = 256 * 1024
-"""Bytes read at once: fewer, larger writes."""
-PIECE_TIMEOUT = 30.0
-"""Seconds without a single byte after which a download is broken off."""
+BUFFER = 64 * 1024
+"""Bytes held for a reader that is slow; the socket is not read on beyond twice that."""
+CONNECT = 10.0
+"""Seconds for one address."""
+PATIENCE = 30.0
+"""Seconds without a byte, or with too few of them, after which a download is broken off."""
+SLOWEST = 1024.0
+"""Bytes a second, averaged over PATIENCE, that must come: a drip never trips a time-out."""
+MAX_BYTES = 2 * 2**30
+"""Bytes of one file, at most: a result is a picture or a clip of seconds."""
+DEADLINE = 900.0
+"""Seconds for one answer, from the connecting to its last byte."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @frozen
 class Fetched:
-    """The head of an answer, and its bytes as they come."""
+    """The head of an answer, and its bytes as they come.
+
+    ``framed`` is True if the answer says where it ends (a length, or chunks), so that a
+    cut cannot pass for an end.  The names in ``headers`` are lower-case.
+    """
 
     status: int
     headers: Mapping[str, str]
+    framed: bool
     chunks: AsyncIterator[bytes]
 
 
-class ResultTransport:
-    """Opens result URLs; use it with ``async with``.
+class Pace:
+    """Notices a download that drips.
 
     Args:
-        allow_private: Allow private addresses, http and any port, for an emulator.
+        least: Bytes a second that must come.
+        over: Seconds that this is averaged over.
+        now: The time at the start.
     """
 
-    def __init__(self, *, allow_private: bool = False) -> None:
+    def __init__(self, least: float, over: float, now: float) -> None:
+        self._least = least * over
+        self._over = over
+        self._since = now
+        self._came = 0
+
+    def too_slow(self, size: int, now: float) -> bool:
+        """Count *size* bytes that came at *now*; True when the average is too low."""
+        self._came += size
+        if now - self._since < self._over:
+            return False
+        slow = self._came < self._least * (now - self._since) / self._over
+        self._since, self._came = now, 0
+        return slow
+
+
+class ResultTransport:
+    """Opens result URLs; use it with ``async with``, or with `open` and `close`.
+
+    Args:
+        allow_private: Allow loopback and private networks, by http and on any port, for
+            an emulator.  Link-local addresses stay refused: clouds keep keys there.
+        hosts: Host names that results may come from, with all names below them.  By
+            default every public host: Kie promises nowhere which hosts it uses.
+        connections: Downloads at once; others wait their turn.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_private: bool = False,
+        hosts: Iterable[str] | None = None,
+        connections: int = 16,
+    ) -> None:
         """Nothing is opened yet."""
+        if not isinstance(connections, int) or connections < 1:
+            raise UsageError("connections must be a whole number above zero")
         self._allow_private = allow_private
-        self._http: aiohttp.ClientSession | None = None
+        self._hosts = None if hosts is None else hosts if isinstance(hosts, str) else tuple(hosts)
+        self._connections = connections
+        self._pool: _Pool | None = None
+
+    async def open(self) -> None:
+        """Open the pool in the running loop; safe to repeat."""
+        from kie_async.transport._links import Links, host_names  # loads yarl
+
+        if self._pool is None:
+            links = Links(host_names(self._hosts), allow_private=self._allow_private)
+            sockets = guarded_sockets(allow_private=self._allow_private)
+            self._pool = _Pool(links, sockets, self._connections)
+
+    async def close(self) -> None:
+        """Close the pool; safe to repeat, and it may be opened again."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.http.close()
 
     async def __aenter__(self) -> Self:
-        """Open the pool in the running loop."""
-        import aiohttp
-
-        connector = aiohttp.TCPConnector(
-            limit=16, socket_factory=guarded_sockets(allow_private=self._allow_private)
-        )
-        self._http = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=PIECE_TIMEOUT, sock_read=PIECE_TIMEOUT
-            ),
-            headers={"Accept-Encoding": "identity", "User-Agent": "kie_async (result download)"},
-        )
+        """Open the pool."""
+        await self.open()
         return self
 
     async def __aexit__(
@@ -77,94 +138,162 @@ class ResultTransport:
         traceback: TracebackType | None,
     ) -> None:
         """Close the pool."""
-        if self._http is not None:
-            await self._http.close()
-            self._http = None
+        await self.close()
 
     @asynccontextmanager
     async def fetch(
-        self, url: str, *, offset: int = 0, etag: str | None = None
+        self,
+        url: str,
+        *,
+        offset: int = 0,
+        etag: str | None = None,
+        timeout: float = DEADLINE,
+        max_bytes: int = MAX_BYTES,
     ) -> AsyncIterator[Fetched]:
         """Open *url*, from byte *offset* on if the file is still the one with *etag*.
 
+        Args:
+            url: The result's address.
+            offset: Where to go on; only with *etag*.
+            etag: The strong ETag of what is there already.
+            timeout: Seconds until the last byte must have come.
+            max_bytes: The largest answer that is read.
+
         Raises:
-            DownloadError: The URL is not allowed, or it cannot be reached or read.
+            DownloadError: The URL is not allowed, or it cannot be reached or read; also
+                while the chunks are read.  Safe to repeat if it is ``retryable``.
+            SessionClosedError: The transport is not open.
         """
+        pool = self._pool
+        if pool is None:
+            raise SessionClosedError("the result transport is not open")
+        headers = {"Range": f"bytes={offset}-", "If-Range": etag} if offset and etag else {}
+        check_seconds(timeout, "timeout")
+        async with pool.turns:
+            answer = await pool.opened(url, headers, timeout)
+            chunks = _chunks(answer, max_bytes)
+            try:
+                yield _fetched(answer, chunks)
+            finally:
+                await chunks.aclose()
+                answer.close()  # a connection that was read to its end has gone back before
+
+
+class _Pool:
+    """An open session, and how many may use it."""
+
+    def __init__(self, links: Links, sockets: Callable[..., object], connections: int) -> None:
         import aiohttp
 
-        headers = {}
-        if offset and etag:
-            headers = {"Range": f"bytes={offset}-", "If-Range": etag}
-        problem: DownloadError | None = None
-        try:
-            async with self._opened(url, headers) as answer:
-                names = {name.lower(): value for name, value in answer.headers.items()}
-                yield Fetched(answer.status, names, _pieces(answer.content))
-        except BlockedAddressError:
-            problem = _refused("the address is private or special; see allow_private")
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            blocked = "private or special" in str(error)
-            kind = type(error).__name__
-            problem = (
-                _refused("the address is private or special; see allow_private")
-                if blocked
-                else DownloadError(f"the download from {_host(url)} broke off ({kind}); try again")
-            )
-        if problem is not None:  # raised here: nothing of aiohttp's is chained to it
-            raise problem
+        self.turns = asyncio.Semaphore(connections)
+        self._links = links
+        self.http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, socket_factory=sockets),  # type: ignore[arg-type]  # aiohttp's own type of an address is private
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=BUFFER,
+            headers={
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                "User-Agent": "kie_async (result download)",
+            },
+        )
 
-    @asynccontextmanager
-    async def _opened(
-        self, url: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Follow redirects by hand; each address is checked."""
-        if self._http is None:
-            raise DownloadError("the result transport is not open", retryable=False)
+    async def opened(
+        self, text: str, headers: Mapping[str, str], timeout: float
+    ) -> aiohttp.ClientResponse:
+        """Return the answer behind *text*, its body unread; each hop is checked."""
+        ends = time.monotonic() + timeout
+        url = self._links.read(text)
         for _ in range(HOPS + 1):
-            self._check(url)
-            async with self._http.get(url, headers=headers, allow_redirects=False) as answer:
-                if answer.status not in (301, 302, 303, 307, 308):
-                    yield answer
-                    return
-                url = urljoin(url, answer.headers.get("Location", ""))
-        raise _refused(f"more than {HOPS} redirects")
+            answer = await self._asked(url, headers, max(0.001, ends - time.monotonic()))
+            if answer.status not in _REDIRECTS:
+                return answer
+            location = answer.headers.get("Location", "")
+            answer.close()
+            url = self._links.read(location, base=url)
+        raise DownloadError(
+            f"a result URL is not fetched: more than {HOPS} redirects", retryable=False
+        )
 
-    def _check(self, url: str) -> None:
+    async def _asked(
+        self, url: URL, headers: Mapping[str, str], timeout: float
+    ) -> aiohttp.ClientResponse:
+        import aiohttp
+
+        limits = aiohttp.ClientTimeout(
+            # total is short of a ceiling: aiohttp rounds what is longer up to full seconds
+            total=timeout,
+            sock_connect=CONNECT,
+            sock_read=PATIENCE,
+            ceil_threshold=3600.0,
+        )
         try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            raise _refused("it is no address") from None
-        schemes = {"https", "http"} if self._allow_private else {"https"}
-        if parts.scheme not in schemes or not parts.hostname:
-            raise _refused("only https is fetched")
-        if "@" in parts.netloc or "\\" in url or not url.isprintable():
-            raise _refused("it holds credentials or odd characters")
-        if not self._allow_private and port not in (None, 443):
-            raise _refused("only port 443 is used")
+            return await self.http.get(
+                url, headers=headers, allow_redirects=False, timeout=limits, middlewares=()
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a KieError
+            problem = _broken(error, url.raw_host or "?")
+        raise problem  # here, and not above: nothing of aiohttp's is chained to it
 
 
-async def _pieces(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Yield what comes, also what came before a cut."""
-    import aiohttp
+def _fetched(answer: aiohttp.ClientResponse, chunks: AsyncIterator[bytes]) -> Fetched:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    framed = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "")
+    return Fetched(answer.status, headers, framed, chunks)
 
-    problem: Exception | None = None
-    try:
-        while piece := await content.read(CHUNK):
-            yield piece
-    except aiohttp.ClientError as error:
-        problem = error
-    if problem is not None:
-        # aiohttp raises before it gives out what it has buffered, and there is no public
-        # way to those bytes; with them the download resumes where it really stopped.
-        for piece in list(getattr(content, "_buffer", None) or ()):
-            yield piece
+
+async def _chunks(answer: aiohttp.ClientResponse, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes; break off what is too large, too slow or cut."""
+    host = answer.url.raw_host or "?"
+    clock = asyncio.get_running_loop().time
+    pace, room = Pace(SLOWEST, PATIENCE, clock()), max_bytes
+    problem: DownloadError | None = None
+    while problem is None:
+        try:
+            chunk = await answer.content.readany()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a KieError
+            problem, chunk = _broken(error, host), _buffered(answer)
+        if not chunk:
+            break
+        room -= len(chunk)
+        if room < 0:
+            problem = DownloadError(
+                f"the result is larger than {max_bytes} bytes: raise max_bytes if that is right",
+                retryable=False,
+            )
+            break
+        yield chunk
+        if problem is None and pace.too_slow(len(chunk), clock()):
+            problem = DownloadError(f"{host} sends less than {SLOWEST:g} bytes a second")
+    if problem is not None:  # raised here: nothing of aiohttp's is chained to it
         raise problem
 
 
-def _refused(why: str) -> DownloadError:
-    return DownloadError(f"a result URL is not fetched: {why}", retryable=False)
+def _buffered(answer: aiohttp.ClientResponse) -> bytes:
+    """Return what came before a cut; it need not be fetched again.
+
+    aiohttp raises before it gives out what it has buffered, and there is no public way to
+    it.  Without it a resume begins a little earlier, and nothing else changes.
+    """
+    return b"".join(getattr(answer.content, "_buffer", ()))
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or "?"
+def _broken(error: Exception, host: str) -> DownloadError:
+    """Return our error for one of aiohttp's, or for any other; it never shows the URL."""
+    import aiohttp
+
+    if BLOCKED in str(error):
+        return DownloadError(
+            f"a result URL is not fetched: {BLOCKED} ({host}); see allow_private", retryable=False
+        )
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return DownloadError(f"the certificate of {host} was refused", retryable=False)
+    if isinstance(error, (aiohttp.InvalidURL, ValueError)):
+        return DownloadError("a result URL is not fetched: it is no address", retryable=False)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return DownloadError(f"the name {host} cannot be resolved: check the network")
+    if isinstance(error, TimeoutError):
+        return DownloadError(f"nothing came from {host} in time")
+    return DownloadError(f"the download from {host} broke off ({type(error).__name__})")
