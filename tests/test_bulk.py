@@ -326,6 +326,43 @@ async def test_leaving_the_loop_early_leaves_nothing_behind(tmp_path):
 
 
 @jumping
+async def test_leaving_a_long_list_early_does_not_hang(tmp_path):
+    """With more items than any queue holds; the journal has the rest."""
+    api = FakeAPI(duration=0.5)
+    many = [f"source-{n}" for n in range(4000)]
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        run = kie.upscale_many(many, journal=journal)
+        async for _ in run:
+            break
+        async with asyncio.timeout(120):
+            await run.aclose()
+        counts = await journal.counts()
+
+    assert counts.sending == counts.in_doubt == 0
+    assert counts.planned > 900
+    assert len(asyncio.all_tasks()) == 1
+
+
+@jumping
+async def test_a_bad_item_late_in_the_list_ends_the_run_in_good_order(tmp_path):
+    """What runs is finished and comes out, then the error."""
+    api, found = FakeAPI(duration=5.0), []
+    items = [*[f"source-{n}" for n in range(1500)], "not an id"]
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        with pytest.raises(UsageError, match="item 1501"):
+            async for outcome in kie.upscale_many(items, journal=journal):
+                found.append(outcome.status)  # noqa: PERF401 - it is kept when the run raises
+        counts = await journal.counts()
+
+    assert found
+    assert set(found) == {OutcomeStatus.DONE}
+    assert counts.done == len(api.creates) == len(found)
+    assert counts.sending == counts.sent == 0
+
+
+@jumping
 async def test_a_slow_consumer_slows_nothing_that_is_paid(tmp_path):
     """Outcomes queue up, bounded; the journal has them all."""
     api = FakeAPI(duration=1.0)

@@ -224,8 +224,9 @@ class BulkRun:
                 await self._hand_on_planned()
             self.progress.loaded = True
             await self._hand_on_planned()
-        finally:
-            await self._ready.put(None)
+        except KieError as error:  # an item that cannot work, a full disk: a stop in good order
+            self.stop(error)
+        await self._ready.put(None)
 
     async def _hand_on_paid(self) -> None:
         """First collect what earlier runs have paid for."""
