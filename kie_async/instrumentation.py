@@ -17,6 +17,7 @@ from kie_async.models import TaskState
 
 __all__ = [
     "CreateInDoubt",
+    "DoubleSpend",
     "Event",
     "FileSaved",
     "Hook",
@@ -117,6 +118,13 @@ class CreateInDoubt(Event):
     model: str
     reason: str
     reference: str | None = None
+
+
+@frozen(kw_only=True)
+class DoubleSpend(Event):
+    """Two tasks were created for one source: ``task_id`` is the one too many."""
+
+    source_id: str
 
 
 @frozen(kw_only=True)

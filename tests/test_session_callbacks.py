@@ -13,13 +13,14 @@ import statistics
 import pytest
 
 from kie_async import KieSession, OutcomeStatus, PollSchedule, SlidingWindowLimiter
+from kie_async.bulk import audit
 from kie_async.callbacks import CallbackReceiver
 from kie_async.emulator import Emulator, Rule
 from kie_async.errors import KieConnectionError
-from kie_async.instrumentation import TaskChanged
+from kie_async.instrumentation import DoubleSpend, TaskChanged
 from kie_async.journal import Journal
 from tests.clock import jumping
-from tests.fakes import FakeAPI, session_on
+from tests.fakes import FakeAPI, envelope, session_on
 from tests.test_bulk import journal_at
 
 
@@ -111,17 +112,50 @@ async def test_doubts_are_claimed_by_their_callbacks(tmp_path):
         return api.record(task_id, param=param)
 
     api.on_poll = echo
-    ids = [f"source-{n}" for n in range(30)]
+    ids = [f"source-{n}" for n in range(1500)]
     async with journal_at(tmp_path) as journal, session_on(api, callbacks=to) as kie:
         posting = asyncio.create_task(post_when_due(api))
         found = [o async for o in kie.upscale_many(ids, journal=journal)]
         posting.cancel()
         counts = await journal.counts()
 
-    assert len(api.creates) == 30
-    assert (counts.done, counts.in_doubt) == (30, 0)
+    assert len(api.creates) == 1500  # 500 of them in doubt at first
+    assert (counts.done, counts.in_doubt) == (1500, 0)
     done = {o.source_id for o in found if o.status is OutcomeStatus.DONE}
     assert done == set(ids)
+
+
+@jumping
+async def test_a_double_spend_that_shows_itself_is_reported(tmp_path):
+    """Code 500 and yet a task: the resend made a second one, and the first one rings."""
+    to, seen = receiver(), []
+    api = CallingAPI(to, duration=20.0)
+
+    def five_hundred(number, request):
+        if number:
+            return None
+        api.tasks["0" * 32] = asyncio.get_running_loop().time() + 20.0
+        return envelope(500, "internal error")
+
+    def echo(_n, request):
+        task_id = request.path.rpartition("=")[2]
+        sent = api.creates[int(task_id, 16)][1]
+        return api.record(task_id, param=json.dumps({**sent, "input": json.dumps(sent["input"])}))
+
+    api.on_create, api.on_poll = five_hundred, echo
+    async with (
+        journal_at(tmp_path) as journal,
+        session_on(api, callbacks=to, hooks=[seen.append]) as kie,
+    ):
+        posting = asyncio.create_task(post_when_due(api))
+        _ = [o async for o in kie.upscale_many(["source-a"], journal=journal)]
+        posting.cancel()
+        found = await audit(journal)
+
+    doubles = [e for e in seen if isinstance(e, DoubleSpend)]
+    assert [e.source_id for e in doubles] == ["source-a"]
+    assert [d["source_id"] for d in found.double_spends] == ["source-a"]
+    assert len(api.creates) == 2
 
 
 @jumping
@@ -148,6 +182,7 @@ FAULTS = [
     {"action": "double"},
     {"action": "delay", "delay": 0.4},
     {"action": "forged"},
+    {"action": "early"},
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from kie_async.bulk._budget import expected_price
+from kie_async.bulk._record import DOUBLE_SPENDS
 from kie_async.journal import ItemState, JournalStore
 
 __all__ = ["Audit", "audit", "note_balance"]
@@ -18,7 +19,8 @@ class Audit:
 
     ``unexplained`` is what left the account and is on no task of the journal: doubts that
     were paid (``doubts_at_most``), somebody else's use of the account, or refunds that
-    have not come yet.  None if a balance is missing or a task still runs.
+    have not come yet; ``double_spends`` are tasks of which one source has one too many.
+    ``unexplained`` is None if a balance is missing or a task still runs.
     """
 
     before: float | None
@@ -28,6 +30,7 @@ class Audit:
     doubts: int
     doubts_at_most: float
     unexplained: float | None
+    double_spends: tuple[dict[str, str], ...] = ()
 
 
 async def note_balance(journal: JournalStore, balance: float, *, first: bool) -> None:
@@ -44,7 +47,8 @@ async def audit(journal: JournalStore) -> Audit:
 
     Exact only if nobody else uses the account meanwhile; it never decides anything.
     """
-    noted = (await journal.meta()).get(BALANCES) or {}
+    meta = await journal.meta()
+    noted = meta.get(BALANCES) or {}
     before, after = noted.get("before"), noted.get("after")
     explained = 0.0
     unknown = 0
@@ -67,4 +71,5 @@ async def audit(journal: JournalStore) -> Audit:
         doubts=counts.in_doubt,
         doubts_at_most=doubts,
         unexplained=unexplained,
+        double_spends=tuple(meta.get(DOUBLE_SPENDS) or ()),
     )

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from kie_async.bulk._reconcile import reconcile
+from kie_async.bulk._record import Tell, note_double_spend
 from kie_async.errors import KieError
 from kie_async.instrumentation import logger
 from kie_async.journal import Item, JournalStore, Verdict
@@ -37,6 +38,7 @@ class Claims:
         look: Callable[[str], Awaitable[Task]],
         group: asyncio.TaskGroup,
         collect: Callable[[Item], None],
+        tell: Tell,
     ) -> None:
         """*collect* is given each item whose doubt was settled: it is `sent` now."""
         self._receiver = receiver
@@ -44,6 +46,7 @@ class Claims:
         self._look = look
         self._group = group
         self._collect = collect
+        self._tell = tell
         self._disconnect: Callable[[], None] | None = None
         self._changed = asyncio.Event()
         self._asking = 0
@@ -80,9 +83,7 @@ class Claims:
             async for finding in reconcile(self._journal, self._look, [task_id]):
                 item = await self._journal.get(attempt.source_id)
                 if finding.verdict == "double":
-                    logger.error(
-                        "two tasks were created for %s: see %s", attempt.source_id, task_id
-                    )
+                    await note_double_spend(self._journal, self._tell, attempt.source_id, task_id)
                 elif finding.verdict == "settled" and item is not None:
                     self._collect(item)
         except KieError as error:

@@ -18,6 +18,7 @@ from kie_async.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
+from kie_async.instrumentation import Event
 from kie_async.journal import Item, ItemState, JournalStore
 from kie_async.models import Outcome, OutcomeStatus, Task
 from kie_async.protocol import CreateAnswer
@@ -59,6 +60,9 @@ class Caller(Protocol):
 
     async def look(self, task_id: str) -> Task:
         """Ask for the task once."""
+
+    def tell(self, event: Event) -> None:
+        """Give an event to the session's hooks."""
 
 
 @define
@@ -152,7 +156,7 @@ class Job:
         item, tools = self.item, self.tools
         if item.state is ItemState.DONE:
             return await tools.caller.look(item.task_id or "")
-        record = JournalRecord(tools.journal, item.source_id, tools.new_callback)
+        record = JournalRecord(tools.journal, item.source_id, tools.new_callback, tools.caller.tell)
         if item.state is ItemState.PLANNED:
             order = await self._created(record)
         else:

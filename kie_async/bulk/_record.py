@@ -15,13 +15,34 @@ from kie_async.errors import (
     KieError,
     SpendLimitError,
 )
-from kie_async.instrumentation import logger
+from kie_async.instrumentation import DoubleSpend, Event, logger
 from kie_async.journal import JournalStore
 from kie_async.protocol import CreateAnswer, Verdict
 
-__all__ = ["JournalRecord", "NewCallback", "stops_the_run"]
+__all__ = [
+    "DOUBLE_SPENDS",
+    "JournalRecord",
+    "NewCallback",
+    "Tell",
+    "note_double_spend",
+    "stops_the_run",
+]
 
 NewCallback = Callable[[], tuple[str, str]]
+Tell = Callable[[Event], None]
+DOUBLE_SPENDS = "double_spends"
+
+
+async def note_double_spend(
+    journal: JournalStore, tell: Tell, source_id: str, task_id: str
+) -> None:
+    """Keep, log and tell that two tasks were created for one source."""
+    logger.error("two tasks were created for %s; the one too many is %s", source_id, task_id)
+    tell(DoubleSpend(task_id=task_id, source_id=source_id))
+    known = (await journal.meta()).get(DOUBLE_SPENDS) or []
+    entry = {"source_id": source_id, "task_id": task_id}
+    if entry not in known:
+        await journal.set_meta(DOUBLE_SPENDS, [*known, entry])
 
 
 def stops_the_run(error: KieError) -> bool:
@@ -43,7 +64,11 @@ class JournalRecord:
     """The journal's side of one order; each attempt has its own reference."""
 
     def __init__(
-        self, journal: JournalStore, source_id: str, new_callback: NewCallback | None
+        self,
+        journal: JournalStore,
+        source_id: str,
+        new_callback: NewCallback | None,
+        tell: Tell,
     ) -> None:
         """Nothing is written yet.
 
@@ -54,6 +79,7 @@ class JournalRecord:
         self._journal = journal
         self._source_id = source_id
         self._new_callback = new_callback
+        self._tell = tell
         self._attempt: int | None = None
 
     async def intend(self) -> str | None:
@@ -83,9 +109,7 @@ class JournalRecord:
     async def _created(self, attempt: int, task_id: str) -> None:
         first = await self._journal.record_created(self._source_id, attempt, task_id)
         if not first:
-            logger.error(
-                "two tasks were created for %s; the second is %s", self._source_id, task_id
-            )
+            await note_double_spend(self._journal, self._tell, self._source_id, task_id)
 
     async def _refused(
         self, attempt: int, verdict: Verdict, error: KieError, *, again: bool

@@ -202,7 +202,8 @@ class BulkRun:
             self.progress.in_doubt -= 1
             self._collect(group, item)
 
-        return Claims(self._plan.receiver, self._journal, self._caller.look, group, collect)
+        caller = self._caller
+        return Claims(self._plan.receiver, self._journal, caller.look, group, collect, caller.tell)
 
     def _idle(self) -> bool:
         """True when nothing runs any more."""

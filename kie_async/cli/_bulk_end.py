@@ -74,6 +74,10 @@ def summary_lines(
         lines.append(f"  Next: kie journal {name} --doubts, then: kie reconcile {name} --help")
     if progress.failed:
         lines.append(f"  Next: kie journal {name} --state failed shows why")
+    lines += [
+        f"Paid twice: {clean(double['source_id'])} has another task, {clean(double['task_id'])}"
+        for double in (found.double_spends if found is not None else ())
+    ]
     lines += _audit_lines(found)
     return lines
 

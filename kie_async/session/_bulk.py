@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kie_async.instrumentation import Event
 from kie_async.models import Task
 from kie_async.session._creates import CreateRecord, Order
 from kie_async.session._engine import Engine
@@ -58,6 +59,10 @@ class BulkCaller:
     async def look(self, task_id: str) -> Task:
         """Ask for the task once."""
         return await self._engine.get_task(task_id)
+
+    def tell(self, event: Event) -> None:
+        """Give an event to the session's hooks."""
+        self._engine.tell(event)
 
 
 def callback_maker(

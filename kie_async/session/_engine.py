@@ -26,7 +26,7 @@ from kie_async.errors import (
     WaitTimeoutError,
     WrongLoopError,
 )
-from kie_async.instrumentation import Hooks, RequestRetried, RequestSent
+from kie_async.instrumentation import Event, Hooks, RequestRetried, RequestSent
 from kie_async.limiter import RateLimiter
 from kie_async.models import Task, check_seconds
 from kie_async.polling import Durations, PollSchedule
@@ -294,6 +294,11 @@ class Engine:
     async def get_download_url(self, url: str, timeout: float = SHORT_DEADLINE) -> str:
         """Ask for an address of a result that works for 20 minutes."""
         return await self.call(download_url_request(url), read_download_url, timeout)
+
+    def tell(self, event: Event) -> None:
+        """Give an event to the hooks."""
+        if self._hooks:
+            self._hooks.emit(event)
 
     async def _send(self, request: Request) -> Response:
         """Send once, within the time of one request."""
