@@ -35,12 +35,21 @@ def serve() -> None:
     from kie_async.emulator import Emulator
 
     async def main() -> None:
-        emulator = Emulator(rate=(400, 0.5), durations=lambda _rng: 0.15, credits=1e9, seed=3)
+        emulator = Emulator(
+            rate=(400, 0.5), durations=lambda _rng: 0.15, credits=1e9, seed=3, paint=noise
+        )
         async with emulator:
             print(emulator.url, flush=True)
             await asyncio.Event().wait()
 
     asyncio.run(main())
+
+
+def noise(name: str, _task: Any) -> bytes:
+    """Make a PNG of some hundred kilobytes that nothing can shorten, and quickly."""
+    from kie_async.emulator._pictures import png
+
+    return png([random.Random(f"{name}-{row}").randbytes(3 * 256) for row in range(256)])
 
 
 def work(url: str, folder: Path, *, bad: bool) -> None:
@@ -96,7 +105,7 @@ def one_run(
         while True:
             process = subprocess.Popen(command + ["--bad-client"] * bad, stderr=subprocess.PIPE)
             try:
-                limit = rng.random() * 1.6 if kills < most_kills else 120.0
+                limit = 0.3 + rng.random() * 1.2 if kills < most_kills else 120.0
                 process.wait(limit)
             except subprocess.TimeoutExpired:
                 process.kill()

@@ -13,12 +13,12 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from kie_async.emulator._core import Answer, EmulatedAPI, Rule
+from kie_async.emulator._core import Answer, EmulatedAPI, EmulatedTask, Rule
 from kie_async.emulator._pictures import draw, enlarge, png
 
 __all__ = ["Emulator"]
@@ -43,6 +43,8 @@ class Emulator:
         port: The port; 0 takes a free one.
         speed: How much faster than real time the tasks run.
         hmac_key: Signs the callbacks.
+        paint: Makes a result from its name and task; by default a picture, which takes
+            a quarter of a second.
         settings: As `EmulatedAPI`.
 
     Attributes:
@@ -56,11 +58,13 @@ class Emulator:
         port: int = 0,
         speed: float = 1.0,
         hmac_key: str = "emulator-hmac-key",
+        paint: Callable[[str, EmulatedTask], bytes] | None = None,
         **settings: Any,
     ) -> None:
         self.core = EmulatedAPI(**{"epoch": time.time(), **settings})
         self.url = ""
         self.hmac_key = hmac_key
+        self._paint = paint or _painted
         self.connections = 0
         self._port = port
         self._speed = speed
@@ -240,7 +244,7 @@ class Emulator:
             return Answer(404, b"gone", {"Content-Type": "text/plain"})
         data = self._pictures.get(name)
         if data is None:
-            data = await asyncio.to_thread(self._painted, name, task)
+            data = await asyncio.to_thread(self._paint, name, task)
             self._pictures[name] = data
         tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
         fields = {"Content-Type": "image/png", "ETag": tag, "Accept-Ranges": "bytes"}
@@ -252,13 +256,6 @@ class Emulator:
             fields["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             return Answer(206, data[start:], fields)
         return Answer(200, data, fields)
-
-    @staticmethod
-    def _painted(name: str, task: Any) -> bytes:
-        if task.source_id is None:
-            return png(draw(name))
-        larger = 3 if '\\"1080p\\"' in task.param else 2
-        return png(enlarge(draw(f"{task.source_id}-0.png"), larger))
 
     # -- callbacks --------------------------------------------------------------------
 
@@ -312,3 +309,11 @@ async def _post(url: str, stamp: str, signature: str, body: bytes) -> None:
                 await reader.read(4096)
         finally:
             writer.close()
+
+
+def _painted(name: str, task: EmulatedTask) -> bytes:
+    """Draw a source's picture, or really enlarge it."""
+    if task.source_id is None:
+        return png(draw(name))
+    larger = 3 if '\\"1080p\\"' in task.param else 2
+    return png(enlarge(draw(f"{task.source_id}-0.png"), larger))
