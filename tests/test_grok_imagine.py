@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from kie_async import grok_imagine
 from kie_async.errors import UsageError
-from kie_async.grok_imagine import RESOLUTIONS, upscale_input
+from kie_async.grok_imagine import (
+    RESOLUTIONS,
+    Extend,
+    GrokInput,
+    ImageToImage,
+    ImageToVideo,
+    TextToImage,
+    TextToVideo,
+    Upscale,
+    VideoPreview,
+    upscale_input,
+)
+from kie_async.protocol import create_task_request
 
 
 def test_an_upscale_takes_the_id_alone():
@@ -24,3 +39,81 @@ def test_another_resolution_is_refused_before_it_costs(resolution):
     """And the message says how to send it all the same."""
     with pytest.raises(UsageError, match="run"):
         upscale_input("abcd", resolution)
+
+
+GOOD = [
+    (TextToImage(prompt="a lighthouse"), {"prompt": "a lighthouse", "aspect_ratio": "1:1"}),
+    (ImageToImage(image_urls=["https://h/1.png"]), {"image_urls": ["https://h/1.png"]}),
+    (
+        TextToVideo(prompt="waves", duration=6, mode="fun"),
+        {"prompt": "waves", "duration": 6, "mode": "fun"},
+    ),
+    (ImageToVideo(task_id="abcd", index=5), {"task_id": "abcd", "index": 5}),
+    (ImageToVideo(image_urls=("https://h/1.png",)), {"image_urls": ["https://h/1.png"]}),
+    (
+        Extend(task_id="abcd"),
+        {"task_id": "abcd", "prompt": "", "extend_at": 2, "extend_times": "6"},
+    ),
+    (VideoPreview(prompt="x", aspect_ratio="auto"), {"prompt": "x", "aspect_ratio": "auto"}),
+    (Upscale(task_id="abcd", extra={"brand_new": 1}), {"task_id": "abcd", "brand_new": 1}),
+]
+
+
+@pytest.mark.parametrize(("wanted", "sent"), GOOD, ids=lambda v: type(v).__name__)
+def test_an_input_is_sent_as_it_was_meant(wanted, sent):
+    """What was not said is not sent, and unknown fields go along."""
+    assert wanted.to_input() == sent
+    assert wanted.model.startswith("grok-imagine")
+    assert create_task_request(wanted.model, wanted.to_input()).paid
+
+
+BAD = [
+    lambda: TextToImage(prompt=""),
+    lambda: TextToImage(prompt="x" * 5001),
+    lambda: TextToImage(prompt="x", aspect_ratio="4:3"),
+    lambda: ImageToImage(image_urls=[]),
+    lambda: ImageToImage(image_urls=["https://h/x"] * 6),
+    lambda: ImageToImage(image_urls=["ftp://h/x"]),
+    lambda: TextToVideo(prompt="x", duration=5),
+    lambda: TextToVideo(prompt="x", duration=True),
+    lambda: TextToVideo(prompt="x", resolution="4k"),
+    lambda: ImageToVideo(),
+    lambda: ImageToVideo(image_urls=["https://h/x"], task_id="abcd"),
+    lambda: ImageToVideo(image_urls=["https://h/x"], index=1),
+    lambda: ImageToVideo(image_urls=["https://h/x"], mode="spicy"),
+    lambda: ImageToVideo(task_id="a b"),
+    lambda: Extend(task_id="abcd", extend_times="7"),
+    lambda: VideoPreview(),
+    lambda: VideoPreview(prompt="x", duration=16),
+    lambda: Upscale(task_id=""),
+]
+
+
+@pytest.mark.parametrize("make", BAD)
+def test_an_input_that_cannot_work_is_refused_before_it_costs(make):
+    """An empty one was even billed."""
+    with pytest.raises(UsageError):
+        make()
+
+
+@given(st.text(max_size=50), st.one_of(st.none(), st.integers(), st.text(max_size=5)))
+def test_anything_is_an_input_or_a_usage_error(prompt, duration):
+    """No other exception comes out of a check."""
+    try:
+        wanted = TextToVideo(prompt=prompt, duration=duration)
+    except UsageError:
+        return
+    assert wanted.to_input()["prompt"] == prompt
+
+
+def test_every_input_names_its_model():
+    """The models are data, and each is another one."""
+    classes = [
+        cls
+        for name in grok_imagine.__all__
+        if isinstance(cls := getattr(grok_imagine, name), type)
+        and issubclass(cls, GrokInput)
+        and cls is not GrokInput
+    ]
+
+    assert len({cls.model for cls in classes}) == len(classes) == 7
