@@ -25,6 +25,8 @@ __all__ = ["Emulator"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BIGGEST_BODY = 16 * 2**20
+KEPT = 256
+"""Results that are kept in memory."""
 REASONS = {
     200: "OK",
     206: "Partial Content",
@@ -246,6 +248,8 @@ class Emulator:
         if data is None:
             data = await asyncio.to_thread(self._paint, name, task)
             self._pictures[name] = data
+            if len(self._pictures) > KEPT:  # the oldest is painted again if it is asked for
+                del self._pictures[next(iter(self._pictures))]
         tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
         fields = {"Content-Type": "image/png", "ETag": tag, "Accept-Ranges": "bytes"}
         wanted = headers.get("range", "")
