@@ -21,6 +21,7 @@ from kie_async import (
     upscale,
 )
 from kie_async.errors import KieConnectionError
+from kie_async.grok_imagine import TextToVideo
 from kie_async.instrumentation import TaskChanged, TaskOrphaned
 from tests.clock import JumpingLoop, jumping, run_jumping
 from tests.fakes import FakeAPI, envelope, session_on
@@ -79,6 +80,23 @@ async def test_the_steps_one_by_one():
         assert last.succeeded
         assert await kie.get_credits() == 42.5
     assert api.creates[0][1]["callBackUrl"] == "http://h/cb"
+
+
+@jumping
+async def test_generate_then_upscale():
+    """A typed input, then the upscale of what came of it, within one deadline."""
+    api = FakeAPI()
+
+    async with session_on(api) as kie, asyncio.timeout(600):
+        clip = await kie.generate(TextToVideo(prompt="waves", duration=6))
+        task = await kie.upscale(clip.task_id)
+
+    assert task.succeeded
+    assert api.creates[0][1] == {
+        "model": "grok-imagine/text-to-video",
+        "input": {"prompt": "waves", "duration": 6},
+    }
+    assert api.creates[1][1]["input"] == {"task_id": clip.task_id}
 
 
 @jumping

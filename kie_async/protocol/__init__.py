@@ -23,8 +23,10 @@ from kie_async.protocol._requests import (
     download_url_request,
     get_task_request,
 )
+from kie_async.protocol._uploads import MAX_UPLOAD, upload_bytes_request, upload_url_request
 
 __all__ = [
+    "MAX_UPLOAD",
     "CreateAnswer",
     "Request",
     "Response",
@@ -40,4 +42,6 @@ __all__ = [
     "read_download_url",
     "read_task",
     "read_upload",
+    "upload_bytes_request",
+    "upload_url_request",
 ]

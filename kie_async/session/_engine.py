@@ -249,15 +249,22 @@ class Engine:
             finally:
                 del self._scopes[scope]
 
-    async def call(self, request: Request, read: Callable[[Response], T], timeout: float) -> T:
-        """Send a read, again and again while the trouble is transient."""
+    async def call(
+        self,
+        request: Request,
+        read: Callable[[Response], T],
+        timeout: float,
+        *,
+        request_timeout: float | None = None,
+    ) -> T:
+        """Send what costs nothing, again and again while the trouble is transient."""
         check_seconds(timeout, "timeout")
         opened = self.opened()
         route = request.path.partition("?")[0].rpartition("/")[2]
 
         async def attempt() -> T:
             with await self._poll_limiter.acquire():
-                return read(await self._send(request))
+                return read(await self._send(request, request_timeout))
 
         def decide(error: KieError, failures: int) -> float | None:
             delay = self._retry.read_delay(error, failures, self._rng)
@@ -300,9 +307,10 @@ class Engine:
         if self._hooks:
             self._hooks.emit(event)
 
-    async def _send(self, request: Request) -> Response:
+    async def _send(self, request: Request, timeout: float | None = None) -> Response:
         """Send once, within the time of one request."""
-        timeout = min(self._timeout, CREATE_TIMEOUT) if request.paid else self._timeout
+        if timeout is None:
+            timeout = min(self._timeout, CREATE_TIMEOUT) if request.paid else self._timeout
         if not self._hooks:
             return await self._transport.send(request, timeout=timeout)
         loop = asyncio.get_running_loop()

@@ -10,16 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from kie_async.errors import UsageError
-from kie_async.grok_imagine import UPSCALE, upscale_input
+from kie_async.grok_imagine import UPSCALE, GrokInput, upscale_input
 from kie_async.instrumentation import Hook, Hooks
 from kie_async.limiter import RateLimiter, shared_limiter
 from kie_async.models import Secret, Task, check_seconds, check_task_id
 from kie_async.polling import PollSchedule
-from kie_async.protocol import (
-    credits_request,
-    read_credits,
-)
 from kie_async.retry import CreateRetry, RetryPolicy
+from kie_async.session._account import AccountCalls
 from kie_async.session._bulk import BulkCaller, callback_maker, saver
 from kie_async.session._creates import Order
 from kie_async.session._engine import GRACE, SHORT_DEADLINE, Engine, Opened, Settings
@@ -40,7 +37,7 @@ DEADLINE = 900.0
 """Seconds for a whole call, by default; the documents advise 10 to 15 minutes."""
 
 
-class KieSession:
+class KieSession(AccountCalls):
     """A session with Kie's job API; use it with ``async with``.
 
     One session serves any number of concurrent calls.  It may be entered again after it
@@ -226,6 +223,18 @@ class KieSession:
 
         return await self._engine.within(timeout, order, create_and_wait)
 
+    async def generate(
+        self, wanted: GrokInput, *, timeout: float = DEADLINE, callback_url: str | None = None
+    ) -> Task:
+        """Start one of the typed inputs of :mod:`kie_async.grok_imagine`, and wait for it.
+
+        Raises:
+            KieError: As :meth:`run`.
+        """
+        return await self.run(
+            wanted.model, wanted.to_input(), timeout=timeout, callback_url=callback_url
+        )
+
     async def upscale(
         self,
         task_id: str,
@@ -343,16 +352,6 @@ class KieSession:
 
         known = Order(model=task.model or "", input={}, task_id=task.task_id)
         return await self._engine.within(timeout, known, save)
-
-    # -- account ----------------------------------------------------------------------
-
-    async def get_credits(self, *, timeout: float = SHORT_DEADLINE) -> float:
-        """Return the account's balance in credits; one is half a US cent."""
-        return await self._engine.call(credits_request(), read_credits, timeout)
-
-    async def get_download_url(self, url: str, *, timeout: float = SHORT_DEADLINE) -> str:
-        """Return an address for a result that works for 20 minutes."""
-        return await self._engine.get_download_url(url, timeout)
 
 
 def _order(
