@@ -38,6 +38,7 @@ ONLY_IN = {
     "redis": {"redis_limiter"},
     "click": {"cli"},
     "rich": {"cli"},
+    "opentelemetry": {"integrations"},
 }
 AIOHTTP_CLIENT_IN = {"transport", "session", "emulator"}  # session: for the type of `http=`
 
