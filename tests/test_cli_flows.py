@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,9 +224,13 @@ def test_a_result_that_cannot_be_saved_is_code_1(api, run):
 
 def test_a_deadline_covers_saving_too(api, run):
     """The result is there, and hangs."""
-    api._emulator._painted = lambda *_: time.sleep(6) or b""
+    answer = threading.Event()
+    api._emulator._paint = lambda *_: (answer.wait(), b"")[1]
 
-    code, _, err = run("upscale", api.add_source_task(), "--out", "r", "--timeout", "4")
+    try:
+        code, _, err = run("upscale", api.add_source_task(), "--out", "r", "--timeout", "3")
+    finally:
+        answer.set()
 
     assert code == 6
     assert "no time left to save" in err
@@ -310,13 +315,17 @@ def test_a_second_interrupt_leaves_at_once(api, start):
 
 def test_a_stop_while_saving_ends_at_once(api, start):
     """The result can be fetched later."""
-    api._emulator._painted = lambda *_: time.sleep(4) or b""
+    answer = threading.Event()
+    api._emulator._paint = lambda *_: (answer.wait(), b"")[1]
     process = start("upscale", api.add_source_task(), "--out", "r", "--json")
     while json.loads(process.stdout.readline()).get("state") != "saving":
         pass
 
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=PATIENCE)
+    try:
+        out, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        answer.set()
 
     assert process.returncode == 130
     assert objects(out)[0]["status"] == "interrupted"
