@@ -1,192 +1,192 @@
-"""The emulator on real sockets: pictures, faults, callbacks, the pytest fixture."""
+"""The emulator on real sockets, without the client: HTTP, other processes, many connections."""
 
 from __future__ import annotations
 
 import asyncio
-import io
+import gzip
 import json
-import subprocess
-import sys
-import time
 
 import pytest
-from PIL import Image
 
-from kie_async import CreateInDoubtError, KieError, KieSession, PollSchedule, upscale
 from kie_async.emulator import Emulator, Rule
-
-QUICK = PollSchedule(first_gap=0.05, min_gap=0.02)
-
-
-def session(emulator, **settings) -> KieSession:
-    """Open the real client on an emulator."""
-    return KieSession(emulator.api_key, base_url=emulator.url, polling=QUICK, **settings)
-
-
-async def fetch(url: str, *headers: str) -> tuple[bytes, bytes]:
-    """Fetch a file by hand; return head and body."""
-    host, _, path = url.removeprefix("http://").partition("/")
-    name, _, port = host.partition(":")
-    reader, writer = await asyncio.open_connection(name, int(port))
-    lines = [f"GET /{path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers]
-    writer.write("\r\n".join([*lines, "", ""]).encode())
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    return head, body
+from tests.test_emulator_wire import Plug, create_body, exchange, receiver, until
 
 
 @pytest.mark.asyncio
-async def test_pictures_open_and_were_really_enlarged():
-    """Twice as large at 720p, three times at 1080p, and it is the same picture."""
-    async with Emulator(speed=20) as emulator:
+async def test_errors_are_http_200_and_look_like_the_captures():
+    """Status, headers, and the envelope's code."""
+    async with Emulator() as emulator:
+        status, headers, body = await exchange(emulator, "GET", "/api/v1/jobs/recordInfo?taskId=x")
+        lost, _, _ = await exchange(emulator, "GET", "/api/v1/no")
+
+    assert (status, json.loads(body)["code"], lost) == (200, 422, 404)
+    assert headers["content-type"] == "application/json;charset=UTF-8"
+    assert headers["server"] == "cloudflare"
+    assert headers["cf-cache-status"] == "DYNAMIC"
+    assert not {"retry-after", "set-cookie"} & set(headers)
+
+
+@pytest.mark.asyncio
+async def test_answers_are_gzip_and_chunked_for_who_accepts_it():
+    """As captured; and plain for everybody else, or if told so."""
+    path, accept = "/api/v1/chat/credit", {"Accept-Encoding": "gzip"}
+    async with Emulator() as emulator, Emulator(gzip_answers=False) as plain:
+        _, headers, body = await exchange(emulator, "GET", path, headers=accept)
+        _, others, other = await exchange(plain, "GET", path, headers=accept)
+
+    assert (headers["content-encoding"], headers["transfer-encoding"]) == ("gzip", "chunked")
+    assert json.loads(gzip.decompress(body)) == json.loads(other)
+    assert "content-encoding" not in others
+
+
+@pytest.mark.asyncio
+async def test_a_create_over_the_wire_is_in_the_books():
+    """With its connection."""
+    async with Emulator() as emulator:
         source = await emulator.add_source_task()
-        async with session(emulator) as kie:
-            original = await kie.get_task(source)
-            twice = await kie.upscale(source)
-            thrice = await kie.upscale(source, resolution="1080p")
-        pictures = [
-            Image.open(io.BytesIO((await fetch(task.result_urls[0]))[1])).convert("RGB")
-            for task in (original, twice, thrice)
+        _, _, body = await exchange(
+            emulator, "POST", "/api/v1/jobs/createTask", create_body(source)
+        )
+
+    assert emulator.books.creates[0].task_id == json.loads(body)["data"]["taskId"]
+    assert emulator.books.paid(source) == 1
+    assert emulator.connections == emulator.books.most_open == 1
+
+
+@pytest.mark.asyncio
+async def test_other_processes_make_sources_and_rules_and_read_the_books():
+    """Under /__emulator__/; what is wrong is told."""
+    async with Emulator() as emulator:
+
+        async def tell(method, what, body=None):
+            sent = None if body is None else json.dumps(body).encode()
+            status, _, told = await exchange(emulator, method, f"/__emulator__/{what}", sent)
+            return status, (json.loads(told) if status != 404 else None)
+
+        _, made = await tell("POST", "sources", {"count": 2})
+        _, named = await tell("POST", "sources", {"task_ids": ["a", "b-1"]})
+        _, rules = await tell(
+            "POST",
+            "rules",
+            [{"route": "createTask", "action": "maintenance", "nth": [0]}],
+        )
+        create = "/api/v1/jobs/createTask"
+        codes = [
+            json.loads((await exchange(emulator, "POST", create, create_body("b-1")))[2])["code"]
+            for _ in range(2)
         ]
+        _, books = await tell("GET", "books")
+        wrong, said = await tell("POST", "rules", {"route": "createTask", "action": "explode"})
+        _, none = await tell("DELETE", "rules")
+        nothing, _ = await tell("GET", "nothing")
 
-    assert [picture.size for picture in pictures] == [(240, 135), (480, 270), (720, 405)]
-    small = pictures[1].resize((240, 135), Image.Resampling.BOX)
-    differences = [abs(a - b) for a, b in zip(small.tobytes(), pictures[0].tobytes(), strict=True)]
-    assert sum(differences) / len(differences) < 3
-
-
-@pytest.mark.asyncio
-async def test_files_can_be_resumed():
-    """Range and ETag."""
-    async with Emulator() as emulator:
-        source = await emulator.add_source_task()
-        url = f"{emulator.url}/files/{source}-0.png"
-        _, whole = await fetch(url)
-        head, rest = await fetch(url, "Range: bytes=100-")
-        _, other = await fetch(url, "Range: bytes=100-", 'If-Range: "other"')
-        refused, _ = await fetch(url, f"Range: bytes={len(whole)}-")
-
-    assert b" 206 " in head.splitlines()[0]
-    assert whole[100:] == rest
-    assert other == whole
-    assert b" 416 " in refused.splitlines()[0]
-
-
-FAULTS = ["fin", "rst", "garbage", "half-status", "half-headers"]
+    assert len(made["task_ids"]) == 2
+    assert named["task_ids"] == ["a", "b-1"]
+    assert (rules, none) == ({"rules": 1}, {"rules": 0})
+    assert codes == [455, 200]
+    assert books["paid"] == {"b-1": 1}
+    assert (wrong, nothing) == (400, 404)
+    assert "explode" in said["error"]
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("action", FAULTS)
-async def test_a_fault_of_the_wire_is_a_doubt_paid_at_most_once(action, when):
-    """Through the real client: one POST, whether the task was created or not."""
-    async with Emulator() as emulator:
-        emulator.inject(Rule(route="createTask", action=action, when=when))
-        async with session(emulator) as kie:
-            with pytest.raises(CreateInDoubtError):
-                await kie.upscale("a-source")
+async def test_a_callback_is_posted_for_real():
+    """To the address of the create, with both headers; the books know the answer's status."""
+    async with receiver() as (url, posted), Emulator(speed=20) as emulator:
+        body = create_body("a-source", f"{url}/cb/ref-1")
+        await exchange(emulator, "POST", "/api/v1/jobs/createTask", body)
+        async with asyncio.timeout(10):
+            head, told = await posted.get()
+        await until(lambda: emulator.books.callbacks)
+    row = emulator.books.callbacks[0]
 
-    assert emulator.books.requests["createTask"] == 1
-    assert emulator.books.paid == ({"a-source": 1} if when == "after" else {})
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("cut", [0, 20, 60, 100, 200])
-async def test_a_cut_answer_is_salvaged_or_in_doubt(cut):
-    """With the id in what came, the task is known."""
-    async with Emulator(speed=20) as emulator:
-        emulator.inject(Rule(route="createTask", action="cut", cut=cut, when="after"))
-        async with session(emulator) as kie:
-            try:
-                task_id = await kie.create_task("grok-imagine/upscale", {"task_id": "a-source"})
-            except CreateInDoubtError:
-                task_id = None
-
-    created = emulator.books.creates[0][2]
-    assert task_id in {None, created}
-    assert (task_id == created) is (cut >= 100)
+    assert head.startswith("POST /cb/ref-1 ")
+    assert "x-webhook-timestamp: " in head.lower()
+    assert "x-webhook-signature: " in head.lower()
+    assert json.loads(told)["data"]["state"] == "success"
+    assert (row.ref, row.status, row.fault) == ("ref-1", 200, "")
+    assert emulator.books.refs["ref-1"]["callbacks"] == 1
 
 
 @pytest.mark.asyncio
-async def test_silence_ends_at_the_deadline():
-    """Within a tenth of a second."""
-    async with Emulator() as emulator:
-        emulator.inject(Rule(route="recordInfo", action="silence"))
-        async with session(emulator) as kie:
-            began = time.monotonic()
-            with pytest.raises(KieError):
-                await kie.get_task("a-task", timeout=0.5)
+async def test_an_early_callback_comes_before_the_answer_of_its_create():
+    """The create is answered after a second; by then the callback is here."""
+    async with receiver() as (url, posted), Emulator() as emulator:
+        emulator.inject(Rule(route="callback", action="early"))
+        emulator.inject(Rule(route="createTask", action="delay", when="after", delay=30.0))
+        body = create_body("a-source", f"{url}/cb/ref-1")
+        waiting = asyncio.create_task(exchange(emulator, "POST", "/api/v1/jobs/createTask", body))
+        async with asyncio.timeout(10):
+            await posted.get()
+        answered = waiting.done()
+        waiting.cancel()
 
-    assert time.monotonic() - began < 0.7
-
-
-@pytest.mark.asyncio
-async def test_an_endless_answer_is_cut_off():
-    """In bounded memory."""
-    async with Emulator() as emulator:
-        emulator.inject(Rule(route="credit", action="endless"))
-        async with session(emulator) as kie:
-            with pytest.raises(KieError):
-                await kie.get_credits(timeout=1.0)
+    assert not answered
 
 
 @pytest.mark.asyncio
-async def test_callbacks_are_posted_and_signed():
-    """base64 of HMAC-SHA256 over id and time, in the documented headers."""
-    got: asyncio.Queue[bytes] = asyncio.Queue()
+async def test_nobody_outside_this_machine_is_called():
+    """And who does not answer is no error."""
+    async with Emulator(speed=1000) as emulator:
+        for url in ("https://callback.example/x", "http://127.0.0.1:9/x", "no url"):
+            body = create_body("a-source", url)
+            await exchange(emulator, "POST", "/api/v1/jobs/createTask", body)
+        await until(lambda: len(emulator.books.callbacks) == 3)
 
-    async def receive(reader, writer):
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-        await got.put(head + await reader.readexactly(length))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        writer.close()
+    assert {row.status for row in emulator.books.callbacks} == {None}
 
-    server = await asyncio.start_server(receive, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, Emulator(speed=20) as emulator, session(emulator) as kie:
-        await kie.upscale("a-source", callback_url=f"http://127.0.0.1:{port}/cb/ref-1")
-        async with asyncio.timeout(5):
-            posted = await got.get()
 
-    assert posted.startswith(b"POST /cb/ref-1 ")
-    assert b"X-Webhook-Signature: " in posted
-    body = json.loads(posted.partition(b"\r\n\r\n")[2])
-    assert body["data"]["state"] == "success"
-    assert emulator.books.creates[0][3] == "ref-1"
+@pytest.mark.asyncio
+async def test_idle_connections_are_closed():
+    """After the seconds that were asked for."""
+    async with Emulator(keepalive=0.05) as emulator, Plug(emulator) as plug:
+        await plug.ask("GET", "/api/v1/chat/credit")
+        rest = await plug.rest()
+
+    assert rest.endswith(b"}")
 
 
 @pytest.mark.asyncio
 async def test_a_thousand_connections_at_once():
-    """Reads of 1,000 callers, over a bounded pool."""
+    """All open, all answered."""
     async with Emulator() as emulator:
-        source = await emulator.add_source_task()
-        from kie_async import SlidingWindowLimiter
+        plugs = [Plug(emulator) for _ in range(1000)]
+        for plug in plugs:
+            await plug.__aenter__()
+        for plug in plugs:
+            await plug.ask("GET", "/api/v1/chat/credit")
+        heads = [(await plug.reader.readuntil(b"\r\n"))[:12] for plug in plugs]
+        for plug in plugs:
+            await plug.__aexit__()
 
-        async with session(emulator, poll_limiter=SlidingWindowLimiter(100_000, 0.1)) as kie:
-            tasks = await asyncio.gather(*(kie.get_task(source) for _ in range(1000)))
-
-    assert len(tasks) == 1000
-    assert emulator.connections <= 100
-
-
-def test_the_fixture_serves_plain_tests(kie_emulator, monkeypatch):
-    """As a user's test would use it, environment and all."""
-    monkeypatch.setenv("KIE_API_KEY", kie_emulator.api_key)
-    monkeypatch.setenv("KIE_BASE_URL", kie_emulator.url)
-    source = kie_emulator.add_source_task()
-    kie_emulator.inject(Rule(route="createTask", action="envelope", code=500, nth=()))
-
-    task = asyncio.run(upscale(source))
-
-    assert task.succeeded
-    assert kie_emulator.books.paid == {source: 1}
+    assert heads == [b"HTTP/1.1 200"] * 1000
+    assert emulator.books.most_open == 1000
 
 
-def test_the_plugin_costs_nothing_until_it_is_used():
-    """Pytest starts without loading the client or an HTTP library."""
-    code = "import sys, kie_async.emulator.pytest_plugin as p; print('aiohttp' in sys.modules)"
+@pytest.mark.asyncio
+async def test_it_ends_at_once_whatever_is_open():
+    """Silent requests, idle connections, work that is late: the end takes no second."""
+    loop = asyncio.get_running_loop()
+    async with Emulator() as emulator:
+        emulator.inject(Rule(route="credit", action="silence"))
+        emulator.inject(Rule(route="createTask", action="delay", delay=60.0))
+        async with Plug(emulator) as silent, Plug(emulator) as late, Plug(emulator):
+            await silent.ask("GET", "/api/v1/chat/credit")
+            await late.ask("POST", "/api/v1/jobs/createTask", create_body("a"))
+            await until(lambda: emulator.books.requests.get("createTask"))
+            began = loop.time()
+            await emulator.__aexit__(None, None, None)
+            took = loop.time() - began
+            await emulator.__aenter__()  # and it can be started again
 
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert took < 1.0
 
-    assert shown.stdout.strip() == "False"
+
+@pytest.mark.asyncio
+async def test_a_taken_port_is_told():
+    """As the system says it."""
+    async with Emulator() as emulator:
+        with pytest.raises(OSError, match="in use"):
+            await Emulator(port=int(emulator.url.rpartition(":")[2])).__aenter__()
+    with pytest.raises(RuntimeError, match="not started"):
+        await Emulator().__aexit__(None, None, None)

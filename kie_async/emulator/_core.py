@@ -5,387 +5,390 @@ A reading of what was captured of Kie, of its own: it shares no rule with the cl
 
 from __future__ import annotations
 
+import heapq
 import json
+import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import quote
 
-from attrs import define, field, frozen
+from kie_async.emulator import _messages as words
+from kie_async.emulator._books import Books, Create
+from kie_async.emulator._callbacks import Callback, Ring, compose
+from kie_async.emulator._faults import faulty
+from kie_async.emulator._limits import gate
+from kie_async.emulator._media import Media
+from kie_async.emulator._messages import Answer, Request, blob, envelope, not_found
+from kie_async.emulator._models import MODELS, complaint
+from kie_async.emulator._rules import Rule, Rules, Strike, Visit
+from kie_async.emulator._tasks import EmulatedTask, double_encoded, record
+from kie_async.emulator._uploads import UPLOAD_ROUTES, Uploads
 
-__all__ = ["Answer", "Books", "EmulatedAPI", "EmulatedTask", "Rule"]
+__all__ = ["EmulatedAPI"]
 
-PRICES = {"720p": 10.0, "1080p": 30.0}
 EPOCH = 1_790_000_000.0
-MODELS = (
-    "grok-imagine/upscale",
-    "grok-imagine/text-to-image",
-    "grok-imagine/image-to-image",
-    "grok-imagine/text-to-video",
-    "grok-imagine/image-to-video",
-    "grok-imagine/extend",
-)
-TOO_MANY = "Your call frequency is too high. Please try again later."
-UNAUTHORIZED = (
-    "Unauthorized – Authentication failed. Please check that your Authorization and "
-    "Content-Type headers are correctly set."
-)
-NO_MODEL = (
-    "The model name you specified is not supported. Please verify your input and use one of "
-    "the supported models provided by KIE."
-)
-EXCEPTION = "Server exception, please try again later or contact customer service"
+LATER_FIELDS = ("creditsConsumed", "operationType", "successFlag", "paramJson", "response")
+SOURCE_MODEL = "grok-imagine/text-to-image"
 
-
-@frozen
-class Answer:
-    """What goes back, and what the wire shall do to it (see `Rule`)."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(factory=dict)
-    fault: str | None = None
-    delay: float = 0.0
-    cut: int = 0
-
-
-@frozen(kw_only=True)
-class Rule:
-    """One fault: where it strikes, when, and what it does.
-
-    Args:
-        route: "createTask", "recordInfo", "credit", "download-url", "files"; "task": the
-            work itself, which then ends in ``fail`` with *code* and *msg*; "callback":
-            with the actions "lost", "double", "early", "forged" and "delay".
-        when: "before" the request is worked on, or "after" (a create is then paid).
-        action: "fin", "rst", "silence", "garbage", "half-status", "half-headers",
-            "extra" (bytes after the body), "cut" (after *cut* bytes), "html", "envelope",
-            "bomb", "endless", "redirect", or "delay" alone.
-        nth: Only these requests of the route, counted from 0.
-        probability: Only this share of them.
-        times: At most so often.
-        until: Only before this time, in seconds since the start.
-        match: Only requests whose body or query holds this text.
-    """
-
-    route: str
-    action: str
-    when: str = "before"
-    nth: tuple[int, ...] | None = None
-    probability: float = 1.0
-    times: int | None = None
-    until: float | None = None
-    match: str = ""
-    status: int = 200
-    code: int = 500
-    msg: str = "internal error, please try again later."
-    delay: float = 0.0
-    cut: int = 0
-
-
-@define
-class EmulatedTask:
-    """A task, with what recordInfo tells of it."""
-
-    task_id: str
-    model: str
-    param: str
-    created: float
-    ends: float
-    credits: float
-    fails: tuple[str, str] | None = None
-    source_id: str | None = None
-    callback_url: str | None = None
-    settled: bool = False
-
-
-@define
-class Books:
-    """What was paid, refused and asked: the truth that tests compare with."""
-
-    paid: dict[str, int] = field(factory=dict)
-    creates: list[tuple[float, str, str | None, str | None]] = field(factory=list)
-    arrivals: list[float] = field(factory=list)
-    refused: dict[int, int] = field(factory=dict)
-    requests: dict[str, int] = field(factory=dict)
-    polls: list[float] = field(factory=list)
-    charged: float = 0.0
-    refunded: float = 0.0
-
-    def most_in_window(self, window: float) -> int:
-        """Return the most accepted creates that any window held."""
-        times = sorted(at for at, *_ in self.creates)
-        most, first = 0, 0
-        for last, at in enumerate(times):
-            while times[first] <= at - window:
-                first += 1
-            most = max(most, last - first + 1)
-        return most
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return the books as JSON takes them."""
-        return {
-            "paid": self.paid,
-            "accepted": len(self.creates),
-            "tasks": [task_id for *_, task_id, _ref in self.creates],
-            "refs": {ref: task_id for *_, task_id, ref in self.creates if ref},
-            "refused": self.refused,
-            "requests": self.requests,
-            "charged": self.charged,
-            "refunded": self.refunded,
-        }
+Durations = Callable[[random.Random], float]
 
 
 class EmulatedAPI:
-    """The API's state.  ``answer`` is all that a server needs.
+    """The API's state.  `answer` is all that a server needs.
+
+    Times are seconds, told by the caller, and never go back.
 
     Args:
         seed: The same seed and requests give the same ids and durations.
-        rate: Creates per seconds that an account may send.
+        rate: Creates per seconds that the account may send; None for no limit.
+        poll_rate: Looks at recordInfo per seconds; None for no limit.
+        limiter: How the server counts: "log" (exact), "strict-log" (counts what it
+            refuses, too), "counter", "fixed" or "bucket".
         credits: The balance at the start.
         api_key: The only key that is accepted.
-        durations: Called with a ``random.Random``; returns a task's seconds.
+        hmac_key: Signs the callbacks.
+        durations: Called with a ``random.Random``, returns a task's seconds; or the median
+            and the sigma of a log-normal distribution.
+        result_life: Seconds until a result is gone: 14 days as documented.
+        record_fields: "2026-09", or "2026-04": before credits and response came into it.
         epoch: Unix seconds at time 0, for the stamps of records.
+        speed: How many of its seconds pass in one of the wall clock, which stamps follow.
+
+    Attributes:
+        books: What was really paid, refused and asked.
+        tasks: Each task by its id.
+        origin: Where its files are, without a slash at the end.
     """
 
     def __init__(
         self,
-        *,
         seed: int = 0,
-        rate: tuple[int, float] = (20, 10.0),
+        *,
+        rate: tuple[int, float] | None = (20, 10.0),
+        poll_rate: tuple[int, float] | None = None,
+        limiter: str = "log",
         credits: float = 1000.0,
         api_key: str = "emulator-key",
-        durations: Callable[[random.Random], float] | None = None,
+        hmac_key: str = "emulator-hmac-key",
+        durations: Durations | tuple[float, float] = (1.5, 0.35),
+        result_life: float = 14 * 86_400.0,
+        record_fields: str = "2026-09",
         epoch: float = EPOCH,
+        speed: float = 1.0,
     ) -> None:
-        self.epoch = epoch
-        self.rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
-        self.rate = rate
-        self.credits = credits
-        self.api_key = api_key
-        self.durations = durations or (lambda rng: rng.lognormvariate(0.4, 0.35))
-        self.tasks: dict[str, EmulatedTask] = {}
+        self.seed, self.credits, self.epoch, self.speed = seed, credits, epoch, speed
+        self.api_key, self.hmac_key = api_key, hmac_key
+        self.durations = durations if callable(durations) else _log_normal(*durations)
+        self.record_fields = record_fields
         self.books = Books()
-        self.rules: list[Rule] = []
-        self.struck: dict[int, int] = {}
-        self._window: list[float] = []
+        self.tasks: dict[str, EmulatedTask] = {}
         self.origin = "http://127.0.0.1"
+        self._ids = random.Random(f"ids {seed}")  # noqa: S311 - repeatable on purpose
+        self._work = random.Random(f"work {seed}")  # noqa: S311 - repeatable on purpose
+        self._rules = Rules(random.Random(f"rules {seed}"))  # noqa: S311 - repeatable
+        self._creates = gate(limiter, *rate) if rate else None
+        self._polls = gate(limiter, *poll_rate) if poll_rate else None
+        self._ends: list[tuple[float, str]] = []
+        self._rings: list[Ring] = []
+        self.uploads = Uploads(uid=str(self._ids.randrange(10_000, 100_000)))
+        self.media = Media(self.tasks, self.uploads, result_life)
 
-    def add_source_task(self, now: float = 0.0, task_id: str | None = None) -> str:
-        """Put a finished text-to-image task on record, as if created earlier."""
+    # -- what a test sets up ------------------------------------------------------------
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The faults, in the order in which they are tried."""
+        return self._rules.rules
+
+    def inject(self, rule: Rule) -> None:
+        """Add a fault."""
+        self._rules.rules.append(rule)
+
+    def clear_rules(self) -> None:
+        """Forget every fault."""
+        self._rules.clear()
+
+    def add_source_task(
+        self,
+        now: float = 0.0,
+        task_id: str | None = None,
+        *,
+        model: str = SOURCE_MODEL,
+        resolution: str | None = None,
+    ) -> str:
+        """Put a finished task on record, as if created a minute ago; return its id.
+
+        Args:
+            now: The time.
+            task_id: The id; None makes one.
+            model: What made it.
+            resolution: Of its result: an upscale of "720p" to 1080p costs less.
+        """
         task_id = task_id or self._new_id()
-        param = _param("grok-imagine/text-to-image", {"prompt": "an evening"}, None)
+        given = {"prompt": "an evening", **({"resolution": resolution} if resolution else {})}
         self.tasks[task_id] = EmulatedTask(
-            task_id, "grok-imagine/text-to-image", param, now - 60, now - 47, 4.0, settled=True
+            task_id,
+            model,
+            double_encoded(model, given, None),
+            now - 60 * self.speed,
+            now - 47 * self.speed,
+            4.0,
+            settled=True,
         )
         return task_id
 
     def _new_id(self) -> str:
-        return f"{self.rng.getrandbits(128):032x}"
+        return f"{self._ids.getrandbits(128):032x}"
 
-    def inject(self, rule: Rule) -> None:
-        """Add a fault."""
-        self.rules.append(rule)
+    # -- requests -----------------------------------------------------------------------
 
-    def clear_rules(self) -> None:
-        """Forget every fault."""
-        self.rules.clear()
-        self.struck.clear()
+    def answer(self, request: Request, now: float) -> Answer:
+        """Answer one request at time *now*."""
+        return self.finish(self.begin(self.arrive(request, now)), now)
 
-    # -- requests ---------------------------------------------------------------------
+    def arrive(self, request: Request, now: float) -> Visit:
+        """Count a request, of which no more than the headers need be there."""
+        route = request.route
+        strike = Strike(route, self.books.count(route, now), request, now)
+        rule = self._rules.pick(strike, "early")
+        return Visit(strike, rule, early=rule is not None)
 
-    def answer(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, now: float
-    ) -> Answer:
-        """Answer one request at time *now*, in seconds."""
-        parts = urlsplit(target)
-        rule = self.strike(parts.path.rpartition("/")[2], now, target, body)
-        if rule is not None and rule.when == "before":
-            return self.faulty(rule, Answer(200, b""))
-        result = self._worked_on(method, parts.path, parse_qs(parts.query), headers, body, now)
-        return result if rule is None else self.faulty(rule, result)
+    def begin(self, visit: Visit) -> Visit:
+        """Find the fault that strikes a whole request before the work."""
+        return (
+            visit if visit.early else Visit(visit.strike, self._rules.pick(visit.strike, "before"))
+        )
 
-    def strike(self, route: str, now: float, target: str, body: bytes) -> Rule | None:
-        """Count a request of *route*; return the rule that strikes it, if any."""
-        number = self.books.requests.get(route, 0)
-        self.books.requests[route] = number + 1
-        return self._rule(route, number, now, target, body)
+    def finish(self, visit: Visit, now: float, answer: Answer | None = None) -> Answer:
+        """Do the work of a visit, unless a fault came first; return what goes back.
 
-    def _rule(self, route: str, number: int, now: float, target: str, body: bytes) -> Rule | None:
-        for index, rule in enumerate(self.rules):
-            struck = self.struck.get(index, 0)
-            if (
-                rule.route == route
-                and (rule.nth is None or number in rule.nth)
-                and (rule.times is None or struck < rule.times)
-                and (rule.until is None or now < rule.until)
-                and (not rule.match or rule.match in target or rule.match.encode() in body)
-                and (rule.probability >= 1 or self.rng.random() < rule.probability)
-            ):
-                self.struck[index] = struck + 1
-                return rule
-        return None
+        Args:
+            visit: From `begin`.
+            now: The time, not before that of the visit.
+            answer: The work's answer, where the caller did the work (a file).
+        """
+        strike, rule = visit.strike, visit.rule
+        if rule is not None and rule.action not in {"delay", "headers"}:
+            return faulty(rule, strike.request, None)
+        self.settle(now)
+        answer = answer or self._worked_on(strike.request, now)
+        rule = self._rules.pick(strike, "after", answer)
+        return answer if rule is None else faulty(rule, strike.request, answer)
 
-    def faulty(self, rule: Rule, answer: Answer) -> Answer:
-        """Return what *rule* makes of an answer."""
-        body, status, headers = answer.body, answer.status, dict(answer.headers)
-        if rule.action == "envelope":
-            body, status = _envelope(rule.code, rule.msg), rule.status
-        elif rule.action == "html":
-            body = b"<html><body><h1>Bad gateway</h1></body></html>"
-            status, headers = rule.status, {"Content-Type": "text/html"}
-        elif rule.action == "redirect":
-            status, headers = 307, {"Location": rule.msg}
-        fault = None if rule.action in {"envelope", "html", "redirect", "delay"} else rule.action
-        return Answer(status, body, headers, fault, rule.delay, rule.cut)
+    def strike(self, route: str, now: float, target: str = "", body: bytes = b"") -> Rule | None:
+        """Count an event that is no request; return the rule that strikes it, if any."""
+        told = Request(route, target, {}, body)
+        return self._rules.pick(Strike(route, self.books.count(route, now), told, now), "before")
 
-    def _worked_on(
-        self,
-        method: str,
-        path: str,
-        query: dict[str, list[str]],
-        headers: Mapping[str, str],
-        body: bytes,
-        now: float,
-    ) -> Answer:
-        known = {name.lower(): value for name, value in headers.items()}
-        if known.get("authorization") != f"Bearer {self.api_key}":
-            return Answer(200, json.dumps({"code": 401, "msg": UNAUTHORIZED}).encode())
-        if (method, path) == ("POST", "/api/v1/jobs/createTask"):
-            return Answer(200, self._create(known, body, now))
-        if (method, path) == ("GET", "/api/v1/jobs/recordInfo"):
-            return Answer(200, self._record(query.get("taskId", [""])[0], now))
-        if (method, path) == ("GET", "/api/v1/chat/credit"):
-            return Answer(200, _envelope(200, "success", round(self.credits, 2)))
-        if (method, path) == ("POST", "/api/v1/common/download-url"):
-            return Answer(200, self._download_url(body))
-        return Answer(404, b"<html>404 page not found</html>", {"Content-Type": "text/html"})
+    def _worked_on(self, request: Request, now: float) -> Answer:
+        route, asked = request.route, (request.method, request.path)
+        if route in {"files", "renewed"}:
+            return self.media.answer(request, now)
+        if request.path == f"/api/{route}" and route in UPLOAD_ROUTES:
+            unix = self.unix(now)
+            return self.uploads.answer(request, self.origin, self.api_key, now, unix)
+        works = {
+            ("POST", "/api/v1/jobs/createTask"): self._create,
+            ("GET", "/api/v1/jobs/recordInfo"): self._record,
+            ("GET", "/api/v1/chat/credit"): self._credit,
+            ("POST", "/api/v1/common/download-url"): self._download_url,
+        }
+        if asked not in works:
+            return not_found()
+        if request.headers.get("authorization") != f"Bearer {self.api_key}":
+            if route == "createTask":
+                self.books.refuse(now, 401)
+            told = {"code": 401, "msg": words.UNAUTHORIZED}  # no `data`: captured 2026-10
+            return Answer(body=blob(told))
+        return works[asked](request, now)
 
-    def _create(self, headers: Mapping[str, str], body: bytes, now: float) -> bytes:
+    def _create(self, request: Request, now: float) -> Answer:
         self.books.arrivals.append(now)
-        if "application/json" not in headers.get("content-type", ""):
-            return self._refuse(500, EXCEPTION)
-        limit, window = self.rate
-        self._window = [at for at in self._window if at > now - window]
-        if len(self._window) >= limit:
-            return self._refuse(429, TOO_MANY)
+        refusal = self._refusal(request, now)
+        if refusal is not None:
+            self.books.refuse(now, refusal[0])
+            return envelope(*refusal)
+        sent = json.loads(request.body)
+        task_id = self._accept(
+            sent["model"], sent["input"], sent.get("callBackUrl") or None, request, now
+        )
+        return envelope(200, "success", {"taskId": task_id, "recordId": task_id})
+
+    def _refusal(self, request: Request, now: float) -> tuple[int, str] | None:
+        """Return code and text if a create is not to be."""
+        if "application/json" not in request.headers.get("content-type", ""):
+            return 500, words.SERVER_EXCEPTION
+        if self._creates is not None and not self._creates.admit(now):
+            return 429, words.TOO_MANY
         try:
-            sent = json.loads(body)
-            model, given = sent["model"], sent["input"]
-        except (ValueError, KeyError, TypeError):
-            return self._refuse(500, EXCEPTION)
-        if model not in MODELS or not isinstance(given, dict):
-            return self._refuse(422, NO_MODEL)
-        wanted = "task_id" if model in ("grok-imagine/upscale", "grok-imagine/extend") else "prompt"
-        if not given.get(wanted):
-            return self._refuse(500, f"{wanted} is required")
-        price = PRICES.get(str(given.get("resolution")), 10.0) if wanted == "task_id" else 4.0
-        if price > self.credits:
-            return self._refuse(
-                402,
-                "Credits insufficient : Your current balance isn’t enough to run this request. "
-                "Please top up to continue.",
-            )
-        self._window.append(now)
-        task_id = self._accept(model, given, sent.get("callBackUrl"), price, now)
-        return _envelope(200, "success", {"taskId": task_id, "recordId": task_id})
+            sent = json.loads(request.body)
+            name, given = sent["model"], sent["input"]
+            model = MODELS.get(name)
+            texts = (given.get("task_id", ""), sent.get("callBackUrl") or "")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return 500, words.SERVER_EXCEPTION  # wrong types
+        if model is None:
+            return 422, words.NO_MODEL
+        if not all(isinstance(text, str) for text in texts):
+            return 500, words.SERVER_EXCEPTION
+        wrong = complaint(model, given)
+        if wrong is None and self._price(name, given) > self.credits:
+            wrong = 402, words.NO_FUNDS
+        return wrong
+
+    def _price(self, name: str, given: dict[str, Any]) -> float:
+        """Return the credits: an upscale's depend on its source, which may be unknown."""
+        source = self.tasks.get(given.get("task_id") or "")
+        resolution = ""
+        if source is not None:
+            upscaled = source.model.endswith("/upscale")
+            resolution = str(source.given.get("resolution", "720p" if upscaled else ""))
+        return MODELS[name].price(given, resolution)
 
     def _accept(
-        self, model: str, given: dict[str, Any], callback: str | None, price: float, now: float
+        self, name: str, given: dict[str, Any], callback: str | None, request: Request, now: float
     ) -> str:
-        task_id = self._new_id()
-        ends = now + self.durations(self.rng)
-        source = given.get("task_id")
-        self.tasks[task_id] = EmulatedTask(
+        """Reserve the credits and start the work."""
+        task_id, price, model = self._new_id(), self._price(name, given), MODELS[name]
+        task = EmulatedTask(
             task_id,
-            model,
-            _param(model, given, callback),
+            name,
+            double_encoded(name, given, callback),
             now,
-            ends,
+            now + self.durations(self._work),
             price,
-            source_id=source,
+            source_id=given.get("task_id") or None,
             callback_url=callback,
+            outputs=model.outputs(given),
+            objects=model.objects,
         )
-        failure = self.strike("task", now, str(source), b"")
-        if failure is not None:
-            self.tasks[task_id].fails = (str(failure.code), failure.msg)
+        self._befall(task, self.strike("task", now, str(task.source_id), request.body), now)
+        self.tasks[task_id] = task
         self.credits -= price
-        self.books.charged += price
         ref = callback.rpartition("/")[2] if callback else None
-        self.books.creates.append((now, str(source or model), task_id, ref))
-        if source:
-            self.books.paid[source] = self.books.paid.get(source, 0) + 1
+        payload = request.body.decode("utf-8", "replace")
+        row = Create(now, task.source_id or name, task_id, ref, price, payload)
+        self.books.accept(row, task.source_id)
+        heapq.heappush(self._ends, (task.ends, task_id))
+        if callback:
+            self._ring_later(task, request, now)
         return task_id
 
-    def _refuse(self, code: int, msg: str) -> bytes:
-        self.books.refused[code] = self.books.refused.get(code, 0) + 1
-        return _envelope(code, msg)
+    @staticmethod
+    def _befall(task: EmulatedTask, rule: Rule | None, now: float) -> None:
+        """Let a fault of the work befall a task."""
+        match rule.action if rule is not None else None, rule:
+            case "fail", Rule():
+                task.fails = (str(rule.code), rule.msg)
+            case "flip", Rule():
+                task.fails = ("524", words.TIMED_OUT)
+                task.recovers = task.ends + rule.seconds
+            case "never", _:
+                task.ends = math.inf
+            case "slow", Rule():
+                task.ends += rule.seconds
+            case "late", Rule():
+                task.visible = now + rule.seconds
+            case "generating", _:
+                task.busy = "generating"
 
-    def _record(self, task_id: str, now: float) -> bytes:
-        self.books.polls.append(now)
-        task = self.tasks.get(task_id)
-        if task is None:
-            return _envelope(422, "recordInfo is null")
-        return _envelope(200, "success", self.describe(task, now))
-
-    def describe(self, task: EmulatedTask, now: float) -> dict[str, Any]:
-        """Return a task's record, with the fields that were captured until 2026-09."""
-        over = now >= task.ends
-        state, flag, result = "waiting", 0, ""
-        if over:
-            self._settle(task)
-            state, flag = ("fail", 3) if task.fails else ("success", 1)
-            if not task.fails:
-                result = json.dumps({"resultUrls": self.result_urls(task)})
-        data: dict[str, Any] = {
-            "taskId": task.task_id,
-            "model": task.model,
-            "state": state,
-            "param": task.param,
-            "resultJson": result,
-            "failCode": task.fails[0] if over and task.fails else None,
-            "failMsg": task.fails[1] if over and task.fails else None,
-            "costTime": round(task.ends - task.created) if over else None,
-            "completeTime": int((self.epoch + task.ends) * 1000) if over else None,
-            "createTime": int((self.epoch + task.created) * 1000),
-            "creditsConsumed": 0.0 if over and task.fails else task.credits,
-            "operationType": task.model,
-            "successFlag": flag,
-            "paramJson": task.param,
-        }
-        if result:
-            data["response"] = json.loads(result)
-        return data
+    def settle(self, now: float) -> None:
+        """Give back the credits of what has failed by *now*."""
+        while self._ends and self._ends[0][0] <= now:
+            _, task_id = heapq.heappop(self._ends)
+            task = self.tasks[task_id]
+            if task.ends <= now:
+                self._settle(task)
+            elif math.isfinite(task.ends):  # somebody made it longer meanwhile
+                heapq.heappush(self._ends, (task.ends, task_id))
 
     def _settle(self, task: EmulatedTask) -> None:
-        """Give the credits of a failed task back, once."""
         if task.fails and not task.settled:
             self.credits += task.credits
-            self.books.refunded += task.credits
+            self.books.refund(task.credits, task.source_id)
         task.settled = True
+
+    def _record(self, request: Request, now: float) -> Answer:
+        if self._polls is not None and not self._polls.admit(now):
+            return envelope(429, words.TOO_MANY)
+        task_id = request.query.get("taskId", "")
+        if not task_id:
+            return envelope(400, "taskId parameter is required")
+        task = self.tasks.get(task_id)
+        if task is None or now < task.visible:
+            return envelope(422, words.NO_RECORD)
+        return envelope(200, "success", self.describe(task, now))
+
+    def describe(self, task: EmulatedTask, now: float) -> dict[str, Any]:
+        """Return a task's record."""
+        if now >= task.ends:
+            self._settle(task)
+        return self._told(task, now)
+
+    def _told(self, task: EmulatedTask, now: float) -> dict[str, Any]:
+        urls = self.result_urls(task)
+        told = record(task, now, urls, epoch=self.epoch, speed=self.speed)
+        if self.record_fields == "2026-04":
+            told = {name: value for name, value in told.items() if name not in LATER_FIELDS}
+        return told
 
     def result_urls(self, task: EmulatedTask) -> list[str]:
         """Return where a task's results can be fetched."""
-        count = 6 if task.model.endswith("text-to-image") and not task.settled else 1
-        return [f"{self.origin}/files/{task.task_id}-{n}.png" for n in range(count)]
+        name = quote(task.task_id, safe="")
+        return [f"{self.origin}/files/{name}-{n}.png" for n in range(task.outputs)]
 
-    def _download_url(self, body: bytes) -> bytes:
+    def unix(self, now: float) -> float:
+        """Return the Unix seconds of *now*."""
+        return self.epoch + now / self.speed
+
+    def _credit(self, request: Request, now: float) -> Answer:
+        return envelope(200, "success", round(float(self.credits), 2))
+
+    def _download_url(self, request: Request, now: float) -> Answer:
+        """Answer with a link of twenty minutes, or refuse what is not ours."""
         try:
-            url = json.loads(body)["url"]
-        except (ValueError, KeyError, TypeError):
-            return _envelope(422, "url is wrong")
-        if not str(url).startswith(f"{self.origin}/files/"):
-            return _envelope(422, "url is wrong")
-        return _envelope(200, "success", f"{url}?renewed=1")
+            url = json.loads(request.body)["url"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            url = ""
+        name = str(url).partition("?")[0].removeprefix(f"{self.origin}/files/")
+        if not str(url).startswith(f"{self.origin}/files/") or not self.media.knows(name):
+            return envelope(422, "url is wrong")
+        token = f"{self._ids.getrandbits(64):016x}"
+        return envelope(200, "success", f"{self.origin}{self.media.renew(name, token, now)}")
+
+    # -- callbacks ----------------------------------------------------------------------
+
+    def _ring_later(self, task: EmulatedTask, request: Request, now: float) -> None:
+        rule = self.strike("callback", now, str(task.source_id), request.body)
+        due = now if rule is not None and rule.action == "early" else task.ends
+        if rule is not None:
+            due += rule.delay * self.speed
+        if math.isfinite(task.ends):
+            heapq.heappush(self._rings, Ring(due, len(self.books.creates), task.task_id, rule))
+
+    def next_callback(self) -> float | None:
+        """Return when the next callback is due, if there is one."""
+        return self._rings[0].due if self._rings else None
+
+    def due_callbacks(self, now: float, unix: float | None = None) -> list[Callback]:
+        """Return the callbacks that are due by *now*; each is returned once.
+
+        Args:
+            now: The time.
+            unix: The wall clock that signs them; None takes the time since the epoch.
+        """
+        self.settle(now)
+        due: list[Callback] = []
+        while self._rings and self._rings[0].due <= now:
+            ring = heapq.heappop(self._rings)
+            task = self.tasks[ring.task_id]
+            told = self._told(task, max(now, task.ends))
+            stamp = self.unix(now) if unix is None else unix
+            key, url = self.hmac_key, task.callback_url or ""
+            due += compose(ring, url, told, hmac_key=key, unix=stamp)
+        return due
 
 
-def _param(model: str, given: Mapping[str, Any], callback: str | None) -> str:
-    """Write the parameters as live records hold them: JSON inside JSON."""
-    outer: dict[str, Any] = {"input": json.dumps(given), "model": model}
-    if callback:
-        outer["callBackUrl"] = callback
-    return json.dumps(outer)
-
-
-def _envelope(code: int, msg: str, data: Any = None) -> bytes:
-    return json.dumps({"code": code, "msg": msg, "data": data}, ensure_ascii=False).encode()
+def _log_normal(median: float, sigma: float) -> Durations:
+    return lambda rng: rng.lognormvariate(math.log(median), sigma)

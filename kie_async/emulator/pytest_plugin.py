@@ -6,38 +6,41 @@ A plain fixture, so it serves tests with and without asyncio::
         monkeypatch.setenv("KIE_API_KEY", kie_emulator.api_key)
         monkeypatch.setenv("KIE_BASE_URL", kie_emulator.url)
         source = kie_emulator.add_source_task()
+        kie_emulator.inject(route="createTask", action="fin", when="after", nth=0)
         ...
-        assert kie_emulator.books.paid == {source: 1}
+        assert kie_emulator.books.paid(source) == 1
+
+Nothing is loaded at pytest's start; the emulator comes with the first test that asks.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
+    import asyncio
+
     from kie_async.emulator import Books, Emulator, Rule
 
 __all__ = ["EmulatorHandle", "kie_emulator"]
 
 T = TypeVar("T")
+PATIENCE = 30.0  # seconds for a thread to start, stop or answer on a busy machine
 
 
 class EmulatorHandle:
     """What a test sees of the emulator; safe to use from the test's thread.
 
     Attributes:
-        url: Its address, for ``KIE_BASE_URL``.
+        url: Its address, for ``KIE_BASE_URL`` and ``KIE_UPLOAD_URL``.
         api_key: The only key that it accepts.
         hmac_key: What its callbacks are signed with.
     """
 
     def __init__(self, emulator: Emulator, loop: asyncio.AbstractEventLoop) -> None:
-        """Wrap a running emulator."""
         self._emulator = emulator
         self._loop = loop
         self.url = emulator.url
@@ -46,50 +49,78 @@ class EmulatorHandle:
 
     @property
     def books(self) -> Books:
-        """What was paid, refused and asked."""
+        """What was paid, refused and asked, as it goes on."""
         return self._emulator.core.books
 
-    def inject(self, rule: Rule) -> None:
-        """Add a fault."""
-        self._in_its_thread(lambda: self._emulator.inject(rule))
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The faults, in the order in which they are tried."""
+        return tuple(self._emulator.rules)
+
+    def inject(self, rule: Rule | None = None, **fields: Any) -> Rule:
+        """Add a fault and return it.
+
+        Args:
+            rule: The fault; or give its fields by name.
+            fields: As `kie_async.emulator.Rule`.
+        """
+        from kie_async.emulator import Rule
+
+        added = Rule(**fields) if rule is None else rule
+        self._in_its_thread(lambda: self._emulator.inject(added))
+        return added
 
     def clear_rules(self) -> None:
         """Forget every fault."""
-        self._in_its_thread(self._emulator.core.clear_rules)
+        self._in_its_thread(self._emulator.clear_rules)
 
-    def add_source_task(self, task_id: str | None = None) -> str:
+    def add_source_task(self, task_id: str | None = None, **options: Any) -> str:
         """Put a finished source task on record and return its id."""
-        core = self._emulator.core
-        return self._in_its_thread(lambda: core.add_source_task(self._emulator.now(), task_id))
+        core, now = self._emulator.core, self._emulator.now
+        return self._in_its_thread(lambda: core.add_source_task(now(), task_id, **options))
 
     def _in_its_thread(self, work: Callable[[], T]) -> T:
+        import asyncio
+
         async def run() -> T:
             return work()
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=PATIENCE)
 
 
 @pytest.fixture
 def kie_emulator() -> Iterator[EmulatorHandle]:
     """Run an emulated Kie API for one test; tasks take some tenths of a second."""
+    import asyncio
+    import threading
+
     from kie_async.emulator import Emulator
 
+    started: dict[str, Any] = {}
     ready = threading.Event()
-    ending: dict[str, Any] = {}
 
     async def main() -> None:
-        ending["loop"], ending["stop"] = asyncio.get_running_loop(), asyncio.Event()
+        started["loop"], started["stop"] = asyncio.get_running_loop(), asyncio.Event()
         async with Emulator(speed=10.0) as emulator:
-            ending["emulator"] = emulator
+            started["emulator"] = emulator
             ready.set()
-            await ending["stop"].wait()
+            await started["stop"].wait()
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()), name="kie-emulator")
+    def work() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:  # noqa: BLE001 - reason: told to the test's thread
+            started["error"] = error
+            ready.set()
+
+    thread = threading.Thread(target=work, name="kie-emulator", daemon=True)
     thread.start()
-    if not ready.wait(timeout=10):
-        raise RuntimeError("the emulator did not start")
+    if not ready.wait(timeout=PATIENCE) or "error" in started:
+        raise RuntimeError("the emulator did not start") from started.get("error")
     try:
-        yield EmulatorHandle(ending["emulator"], ending["loop"])
+        yield EmulatorHandle(started["emulator"], started["loop"])
     finally:
-        ending["loop"].call_soon_threadsafe(ending["stop"].set)
-        thread.join(timeout=10)
+        started["loop"].call_soon_threadsafe(started["stop"].set)
+        thread.join(timeout=PATIENCE)
+    if "error" in started:
+        raise RuntimeError("the emulator broke") from started["error"]
