@@ -256,12 +256,11 @@ async def test_a_session_saves_and_a_bulk_run_does(tmp_path):
         async with KieSession(emulator.api_key, base_url=emulator.url, polling=quick) as kie:
             finished = await kie.upscale(source)
             with pytest.raises(DownloadError, match="https"):
-                await kie.download(finished, tmp_path / "no")
-            one = await kie.download(finished, tmp_path / "one", allow_private=True)
+                await kie.download(finished, tmp_path / "no", allow_private=False)
+            one = await kie.download(finished, tmp_path / "one")
             run = kie.upscale_many(
                 ["a-source", BulkItem(source_id="b-source", output_name="my picture")],
                 directory=tmp_path / "many",
-                allow_private=True,
             )
             outcomes = [o async for o in run]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import mimetypes
+import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from kie_async.errors import UsageError
 from kie_async.models import UploadedFile
@@ -19,7 +22,9 @@ from kie_async.protocol import (
 )
 from kie_async.session._engine import SHORT_DEADLINE, Engine
 
-__all__ = ["AccountCalls"]
+__all__ = ["AccountCalls", "on_this_machine", "upload_host"]
+
+UPLOAD_URL = "https://kieai.redpandaai.co"
 
 UPLOAD_DEADLINE = 600.0
 """Seconds for an upload, by default: a hundred megabytes on a slow line."""
@@ -102,3 +107,20 @@ class AccountCalls:
 
     async def _upload(self, request: Request, timeout: float) -> UploadedFile:
         return await self._engine.call(request, read_upload, timeout, request_timeout=timeout)
+
+
+def upload_host(given: str | None, base_url: str) -> str:
+    """Return the upload host: an emulator serves it too, Kie has another one for it."""
+    named = given or os.environ.get("KIE_UPLOAD_URL")
+    if named:
+        return named
+    return base_url if on_this_machine(base_url) else UPLOAD_URL
+
+
+def on_this_machine(url: str) -> bool:
+    """True for an address on loopback: an emulator's, whose results are here too."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -16,7 +16,7 @@ from kie_async.limiter import RateLimiter, shared_limiter
 from kie_async.models import Secret, Task, check_seconds, check_task_id
 from kie_async.polling import PollSchedule
 from kie_async.retry import CreateRetry, RetryPolicy
-from kie_async.session._account import AccountCalls
+from kie_async.session._account import AccountCalls, on_this_machine, upload_host
 from kie_async.session._bulk import BulkCaller, callback_maker, saver
 from kie_async.session._creates import Order
 from kie_async.session._engine import GRACE, SHORT_DEADLINE, Engine, Opened, Settings
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["KieSession", "upscale"]
 
 BASE_URL = "https://api.kie.ai"
-UPLOAD_URL = "https://kieai.redpandaai.co"
 DEADLINE = 900.0
 """Seconds for a whole call, by default; the documents advise 10 to 15 minutes."""
 
@@ -87,7 +86,7 @@ class KieSession(AccountCalls):
             raise UsageError(f"max_concurrency must be 1 or more, not {max_concurrency}")
         account = hashlib.sha256(f"{base_url}\n{key.reveal()}".encode()).hexdigest()[:16]
         self._transport = Transport(
-            api_key=key, base_url=base_url, upload_url=_upload_url(upload_url, base_url), http=http
+            api_key=key, base_url=base_url, upload_url=upload_host(upload_url, base_url), http=http
         )
         reads = f"{account}-reads"
         settings = Settings(
@@ -105,6 +104,7 @@ class KieSession(AccountCalls):
         self._engine = Engine(settings)
         self._create_retry = create_retry
         self._callbacks = callbacks
+        self._local = on_this_machine(base_url)
 
     def __repr__(self) -> str:
         """Say where it talks to, and nothing of the key."""
@@ -269,7 +269,7 @@ class KieSession(AccountCalls):
         task_timeout: float = 3600.0,
         callback_url: str | None = None,
         max_credits: float | None = None,
-        allow_private: bool = False,
+        allow_private: bool | None = None,
     ) -> BulkRun:
         """Upscale many, each exactly once; iterate over the outcomes as they come.
 
@@ -286,7 +286,7 @@ class KieSession(AccountCalls):
             callback_url: Each create gets its own reference as the last path part of it,
                 which settles doubts later even if nobody answers there.
             max_credits: Create nothing more when this would be exceeded.
-            allow_private: Save results from private addresses too (an emulator's).
+            allow_private: As :meth:`download`.
 
         Raises:
             KieError: What stopped the run, after the outcomes of all tasks under way.
@@ -302,7 +302,10 @@ class KieSession(AccountCalls):
         save = None
         if directory is not None:
             save = saver(
-                self._engine, Path(directory), check_template(name), allow_private=allow_private
+                self._engine,
+                Path(directory),
+                check_template(name),
+                allow_private=self._private(allow_private),
             )
         plan = Plan(
             source=task_ids,
@@ -323,7 +326,7 @@ class KieSession(AccountCalls):
         *,
         name: str = "{task_id}",
         timeout: float = DEADLINE,
-        allow_private: bool = False,
+        allow_private: bool | None = None,
     ) -> list[Path]:
         """Save the results of a finished task, whole and checked, and return their paths.
 
@@ -336,7 +339,8 @@ class KieSession(AccountCalls):
             name: How files are named: ``{source_id}``, ``{task_id}``, ``{index}``; the
                 suffix follows from the content.
             timeout: Seconds for everything together.
-            allow_private: Fetch from private addresses and by http too (an emulator's).
+            allow_private: Fetch from private addresses and by http too.  None: only if the
+                API itself is on this machine, which is an emulator.
 
         Raises:
             DownloadError: A file could not be saved; ``saved`` has the others.
@@ -346,12 +350,15 @@ class KieSession(AccountCalls):
 
         async def save(opened: Opened) -> list[Path]:
             saver = await opened.saving.downloader(
-                Path(directory), name, allow_private=allow_private
+                Path(directory), name, allow_private=self._private(allow_private)
             )
             return list(await saver.save(task))
 
         known = Order(model=task.model or "", input={}, task_id=task.task_id)
         return await self._engine.within(timeout, known, save)
+
+    def _private(self, given: bool | None) -> bool:
+        return self._local if given is None else given
 
 
 def _order(
@@ -362,15 +369,6 @@ def _order(
     order = Order(model=model, input=input, callback_url=callback_url)
     order.request()  # what cannot work fails here, before anything is sent
     return order
-
-
-def _upload_url(given: str | None, base_url: str) -> str:
-    """Return the upload host: the emulator serves it too, Kie has another one for it."""
-    named = given or os.environ.get("KIE_UPLOAD_URL")
-    if named:
-        return named
-    loopback = base_url.startswith(("http://127.", "http://localhost", "http://[::1]"))
-    return base_url if loopback else UPLOAD_URL
 
 
 async def upscale(task_id: str, *, session: KieSession | None = None, **options: Any) -> Task:
