@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kie_async.bulk import Audit, Progress
-from kie_async.cli._bulk_view import progress_fields
+from kie_async.cli._bulk_view import duration, progress_fields
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit
 from kie_async.cli._output import Output
@@ -15,18 +15,25 @@ __all__ = ["tell_end"]
 
 
 def tell_end(
-    journal: Path, progress: Progress, error: KieError | None, found: Audit | None, output: Output
+    journal: Path,
+    progress: Progress,
+    error: KieError | None,
+    found: Audit | None,
+    output: Output,
+    *,
+    seconds: float,
 ) -> int:
     """Print the summary and return the exit code."""
     code = _code(progress, error)
     if not output.as_json:
-        for line in summary_lines(journal, progress, error, found):
-            output.result(line)
+        for line in summary_lines(journal, progress, error, found, seconds):
+            output.prose(line)
     output.event(
         "summary",
         {
             **progress_fields(progress),
             "unexplained_credits": found.unexplained if found is not None else None,
+            "seconds": round(seconds, 3),
             "stopped_by": type(error).__name__ if error is not None else None,
             "exit_code": int(code),
         },
@@ -47,16 +54,23 @@ def _code(progress: Progress, error: KieError | None) -> Exit:
 
 
 def summary_lines(
-    journal: Path, progress: Progress, error: KieError | None, found: Audit | None
+    journal: Path,
+    progress: Progress,
+    error: KieError | None,
+    found: Audit | None,
+    seconds: float,
 ) -> list[str]:
     """Return the summary, line by line."""
     name = clean(journal)
     lines = [
         (
-            f"{progress.done:,} done, {progress.failed:,} failed, {progress.in_doubt:,} in doubt, "
-            f"{progress.left:,} left of {progress.total:,}; {progress.files:,} files saved, "
-            f"{progress.credits_spent:g} credits in this run"
-        )
+            f"{name}: {progress.done:,} done, {progress.failed:,} failed, "
+            f"{progress.in_doubt:,} in doubt, {progress.left:,} left of {progress.total:,}"
+        ),
+        (
+            f"This run: {duration(seconds)}, {progress.created:,} created, "
+            f"{progress.files:,} files saved, {progress.credits_spent:,.10g} credits"
+        ),
     ]
     if error is not None:
         lines.append(f"Stopped: {clean(error)}")

@@ -18,6 +18,7 @@ LIVE = 0.25
 NOW_AND_THEN = 30.0
 """Seconds between two lines where nothing can be redrawn."""
 BAR = 30
+LONGEST_BAR = 60
 
 
 def duration(seconds: float) -> str:
@@ -54,7 +55,7 @@ def live_lines(
     share = ended / progress.total if progress.total else 0.0
     total = f"{progress.total:,}" + ("" if progress.loaded else "+")
     lines = [
-        f"{bar(share)}  {share:4.0%}  {ended:,} of {total}",
+        f"{bar(share, max(BAR, min(LONGEST_BAR, width - 40)))}  {share:4.0%}  {ended:,} of {total}",
         (
             f"done {progress.done:,}   running {progress.running:,}   "
             f"waiting {progress.waiting_for_turn:,}   failed {progress.failed:,}   "
@@ -112,15 +113,17 @@ class Ticker:
     def _left(self) -> float | None:
         if self._began_left is None or self._progress.left > self._began_left:
             self._began_left = self._progress.left
-        return eta(self._progress, self._began_left, self._elapsed(), self._rate)
+        return eta(self._progress, self._began_left, self.elapsed, self._rate)
 
-    def _elapsed(self) -> float:
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
         return time.monotonic() - self._began
 
     async def _plain(self) -> None:
         while True:
             await asyncio.sleep(NOW_AND_THEN)
-            line = plain_line(self._progress, self._left(), self._elapsed())
+            line = plain_line(self._progress, self._left(), self.elapsed)
             self._output.note(line)
             self._output.event("progress", progress_fields(self._progress))
 
@@ -137,7 +140,7 @@ class Ticker:
                     self._rate,
                     self._in_window(),
                     self._left(),
-                    self._elapsed(),
+                    self.elapsed,
                     console.width - 1,
                 )
                 styles = ["green", "", "dim", "yellow", "bold yellow"]

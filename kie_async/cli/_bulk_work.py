@@ -18,7 +18,7 @@ from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
 from kie_async.cli._running import Stop
 from kie_async.cli._settings import Refused
-from kie_async.errors import KieError, UsageError
+from kie_async.errors import KieError, TaskFailedError, UsageError
 from kie_async.journal import Counts, Journal
 from kie_async.limiter import SlidingWindowLimiter
 from kie_async.models import Outcome, OutcomeStatus
@@ -26,7 +26,7 @@ from kie_async.session import KieSession
 
 __all__ = ["Wanted", "work"]
 
-LISTED = 20
+LISTED = 10
 """Failures that are told one by one while it runs; the journal has them all."""
 
 
@@ -80,7 +80,8 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             stopping.cancel()
             await ticker.stop()
         found = await _audited(kie, journal)
-        return tell_end(wanted.journal, bulk_run.progress, ended_by, found, output)
+        spent = ticker.elapsed
+        return tell_end(wanted.journal, bulk_run.progress, ended_by, found, output, seconds=spent)
 
 
 def _started(wanted: Wanted, kie: KieSession, journal: Journal) -> BulkRun:
@@ -115,8 +116,8 @@ def _tell_start(wanted: Wanted, output: Output, counts: Counts, balance: float) 
         )
     else:
         output.note(
-            f"{listed:,} listed, {known}; up to {to_do:,} to create: at most {cost:,.0f} credits "
-            f"(balance {balance:,.0f}), {duration(seconds)} at the account's rate."
+            f"{listed:,} listed, {known}; up to {to_do:,} to create: {duration(seconds)} at the "
+            f"account's rate, at most {cost:,.0f} credits (balance {balance:,.0f})."
         )
         if cost > balance:
             output.note("The balance may not cover all; the run stops in good order if it ends.")
@@ -138,10 +139,21 @@ async def _collect(bulk_run: BulkRun, output: Output) -> None:
     told = 0
     async for outcome in bulk_run:
         output.event("result", _result_fields(outcome))
-        if outcome.error is not None and told < LISTED and not output.live:
+        if outcome.error is not None and told < LISTED:
             told += 1
-            word = str(outcome.status).replace("_", " ")
-            output.note(f"{clean(outcome.source_id)}: {word}: {clean(outcome.error)}")
+            output.note(f"{clean(outcome.source_id)}: {clean(_shortly(outcome))}")
+            if told == LISTED:
+                output.note("More of them are told at the end, and by kie journal.")
+
+
+def _shortly(outcome: Outcome) -> str:
+    """Return what befell an item in some words; the journal has the whole."""
+    error = outcome.error
+    if outcome.status is OutcomeStatus.IN_DOUBT:
+        return "in doubt: the answer to its create was lost"
+    if isinstance(error, TaskFailedError):
+        return f"failed: {error.task.fail_message or error.task.fail_code or 'no reason given'}"
+    return f"{str(outcome.status).replace('_', ' ')}: {error}"
 
 
 def _result_fields(outcome: Outcome) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,7 +96,7 @@ async def _list_doubts(opened: Journal, output: Output, path: Path, limit: int) 
             continue
         output.event("doubt", _doubt_fields(doubt))
         for line in _doubt_lines(doubt) if not output.as_json else ():
-            output.result(line)
+            output.prose(line)
     if limit and number > limit:
         output.note(f"... and {number - limit:,} more: --limit 0 lists all")
     if number and not output.as_json:
@@ -116,9 +117,17 @@ def _doubt_lines(doubt: Doubt) -> list[str]:
     lines = [clean(doubt.item.source_id)]
     for attempt in doubt.attempts:
         at = datetime.fromtimestamp(attempt.intent_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        why = clean(attempt.reason or "no outcome on record", 120)
-        lines.append(f"  attempt {attempt.number} at {at}, reference {attempt.ref}: {why}")
+        lines.append(f"  attempt {attempt.number}, {at}, reference {attempt.ref}")
+        lines.append(f"  {_why(attempt.reason)}")
     return lines
+
+
+def _why(reason: str | None) -> str:
+    """Return what is known of a create without an outcome, in a line."""
+    if not reason:
+        return "no outcome on record: the run ended while it was sent"
+    inner = re.search(r"outcome is unknown \((?:\S+ \S+: )?(.*?)\): a task may", reason)
+    return clean(inner[1] if inner else reason, 120)
 
 
 def _doubt_fields(doubt: Doubt) -> dict[str, Any]:

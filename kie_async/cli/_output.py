@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,9 +45,9 @@ class Output:
         self._broken = False
 
     def note(self, text: str = "") -> None:
-        """Say something to a person."""
+        """Say something to a person, broken at words where a terminal would break them."""
         try:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is what prints
+            print(_fitted(text, sys.stderr), file=sys.stderr, flush=True)  # noqa: T201 - prints
         except OSError:  # nobody listens: the work is worth more than the words
             self._broken = True
 
@@ -65,6 +66,10 @@ class Output:
                 # Else the interpreter fails once more when it flushes at its end.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         self.note(text)
+
+    def prose(self, text: str) -> None:
+        """Write a sentence of the result, broken at words on a terminal."""
+        self.result(_fitted(text, sys.stdout))
 
     def event(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write one JSON object, if JSON was asked for."""
@@ -106,10 +111,39 @@ class Output:
 def _dresses(stream: TextIO) -> bool:
     """True if *stream* is a terminal that may be given colours and moving lines."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in {"dumb", "unknown"}
+    return _is_terminal(stream) and not plain
+
+
+def _is_terminal(stream: TextIO) -> bool:
     try:
-        return stream.isatty() and not plain
+        return stream.isatty()
     except ValueError:  # closed
         return False
+
+
+def _fitted(text: str, stream: TextIO) -> str:
+    """Return *text* with line breaks between words, if *stream* is a narrow terminal.
+
+    What has no spaces (an address, an id) is never cut, and neither is a command to type.
+    """
+    if not text or not _is_terminal(stream):
+        return text
+    width = shutil.get_terminal_size().columns - 1
+    lines = []
+    for line in text.split("\n"):
+        if len(click.unstyle(line)) <= width or line.lstrip().startswith(("Next:", "kie ")):
+            lines.append(line)
+            continue
+        margin = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line.strip(),
+            max(20, width),
+            initial_indent=margin,
+            subsequent_indent=margin + "  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def row_fields(row: Row, out: Path | None) -> dict[str, Any]:
