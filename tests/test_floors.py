@@ -17,7 +17,7 @@ FLOORS = (
     ("rules", {"grok_imagine", "protocol", "retry", "polling", "limiter", "instrumentation"}),
     ("hands", {"transport", "redis_limiter", "journal", "callbacks"}),
     ("service", {"files", "session", "bulk"}),
-    ("edges", {"cli", "report", "emulator", "integrations"}),
+    ("edges", {"cli", "report", "emulator", "integrations", "testing"}),
 )
 FLOOR = {module: number for number, (_, names) in enumerate(FLOORS) for module in names}
 
@@ -29,6 +29,7 @@ SAME_FLOOR = {
     ("bulk", "files"),
     ("cli", "emulator"),
     ("cli", "report"),
+    ("testing", "emulator"),
 }
 
 # A foreign package, and the one module that may import it.

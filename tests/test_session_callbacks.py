@@ -126,6 +126,31 @@ async def test_doubts_are_claimed_by_their_callbacks(tmp_path):
 
 
 @jumping
+async def test_a_callback_that_overtakes_the_answer_is_no_second_outcome(tmp_path):
+    """The create is under way, not in doubt: its own answer tells the id."""
+    to = receiver()
+    api = CallingAPI(to, duration=0.5, delay=0.0, latency=6.0)
+    api.lost = lambda n: KieConnectionError("reset") if n == 3 else None
+
+    def echo(_n, request):
+        task_id = request.path.rpartition("=")[2]
+        sent = api.creates[int(task_id, 16)][1]
+        return api.record(task_id, param=json.dumps({**sent, "input": json.dumps(sent["input"])}))
+
+    api.on_poll = echo
+    ids = [f"source-{n}" for n in range(10)]
+    async with journal_at(tmp_path) as journal, session_on(api, callbacks=to) as kie:
+        posting = asyncio.create_task(post_when_due(api))
+        found = [o async for o in kie.upscale_many(ids, journal=journal)]
+        posting.cancel()
+        counts = await journal.counts()
+
+    assert sorted(o.source_id for o in found if o.status is OutcomeStatus.DONE) == ids
+    assert [o.source_id for o in found if o.status is OutcomeStatus.IN_DOUBT] == ["source-3"]
+    assert (counts.done, counts.in_doubt, len(api.creates)) == (10, 0, 10)
+
+
+@jumping
 async def test_a_double_spend_that_shows_itself_is_reported(tmp_path):
     """Code 500 and yet a task: the resend made a second one, and the first one rings."""
     to, seen = receiver(), []

@@ -37,14 +37,20 @@ class Claims:
         journal: JournalStore,
         look: Callable[[str], Awaitable[Task]],
         group: asyncio.TaskGroup,
+        answered: Callable[[str], Awaitable[None]],
         collect: Callable[[Item], None],
         tell: Tell,
     ) -> None:
-        """*collect* is given each item whose doubt was settled: it is `sent` now."""
+        """Listen for one run.
+
+        *answered* returns when no create of the source id is under way in this run;
+        *collect* is given each item whose doubt was settled: it is `sent` now.
+        """
         self._receiver = receiver
         self._journal = journal
         self._look = look
         self._group = group
+        self._answered = answered
         self._collect = collect
         self._tell = tell
         self._disconnect: Callable[[], None] | None = None
@@ -76,9 +82,13 @@ class Claims:
         """Settle the doubt that this callback is about, if it is about one."""
         try:
             attempt = await self._journal.find_by_ref(reference)
+            if attempt is not None and attempt.verdict is None:
+                # The callback overtook the answer, which may yet come and tell the id.
+                await self._answered(attempt.source_id)
+                attempt = await self._journal.find_by_ref(reference)
             if attempt is None or attempt.task_id == task_id:
                 return
-            if attempt.verdict not in (Verdict.IN_DOUBT, Verdict.REPORTED, None):
+            if attempt.verdict not in (Verdict.IN_DOUBT, Verdict.REPORTED):
                 return
             async for finding in reconcile(self._journal, self._look, [task_id]):
                 item = await self._journal.get(attempt.source_id)

@@ -202,8 +202,22 @@ class BulkRun:
             self.progress.in_doubt -= 1
             self._collect(group, item)
 
-        caller = self._caller
-        return Claims(self._plan.receiver, self._journal, caller.look, group, collect, caller.tell)
+        return Claims(
+            self._plan.receiver,
+            self._journal,
+            self._caller.look,
+            group,
+            answered=self._answered,
+            collect=collect,
+            tell=self._caller.tell,
+        )
+
+    async def _answered(self, source_id: str) -> None:
+        """Return when no create of *source_id* is under way here, and its job has heard."""
+        for job in list(self._jobs):
+            order = job.order
+            if job.item.source_id == source_id and order is not None and order.section is not None:
+                await asyncio.wait([order.section])
 
     def _idle(self) -> bool:
         """True when nothing runs any more."""
