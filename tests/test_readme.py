@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
+PYTHON = [code for language, code in BLOCKS if language == "python" and "def test_" not in code]
+TESTS = [code for language, code in BLOCKS if language == "python" and "def test_" in code]
 SHELL = [code for language, code in BLOCKS if language == "sh"]
 SOURCES = sorted(set(re.findall(r"\b281e5b0c[0-9a-f]{24}\b", README)))
 
@@ -53,6 +54,25 @@ def test_a_python_block_runs(number, environment):
 
     assert ran.returncode == 0, ran.stderr
     assert "never retrieved" not in ran.stderr
+
+
+@pytest.mark.parametrize("number", range(len(TESTS)))
+def test_a_block_of_tests_passes(number, tmp_path):
+    """In a folder of its own, as a reader would paste it; with no plugin but ours."""
+    (tmp_path / "test_pasted.py").write_text(TESTS[number])
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:xdist"]
+
+    ran = subprocess.run(
+        [*command, "-p", "no:asyncio", "-p", "no:cacheprovider", "test_pasted.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout
+    assert f"{TESTS[number].count('def test_')} passed" in ran.stdout
 
 
 def installed(block: str) -> bool:
