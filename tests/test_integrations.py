@@ -137,3 +137,16 @@ def test_the_memory_for_links_is_bounded():
         hook(TaskCreated(task_id=f"t{number}", model="m"))
 
     assert len(hook._created) == 10_000
+
+
+def test_the_buckets_of_durations_fit_seconds():
+    """The default buckets, made for milliseconds, would show nothing."""
+    reader = InMemoryMetricReader()
+    OpenTelemetryHook(meter_provider=MeterProvider([reader]))(
+        TurnTaken(lane="createTask", waited=7.0)
+    )
+
+    data = reader.get_metrics_data()
+    points = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+    assert points[0].explicit_bounds[-1] == 3600.0
+    assert points[0].bucket_counts[3] == 1

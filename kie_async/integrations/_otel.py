@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from opentelemetry import metrics, trace
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import Histogram, MeterProvider
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TracerProvider
 
 from kie_async.instrumentation import (
@@ -35,6 +36,11 @@ NAME = "kie_async"
 REMEMBERED = 10_000
 """Tasks whose create is remembered for the links; the oldest are forgotten first."""
 
+# Buckets that fit: the defaults are for milliseconds.
+QUICK = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SLOW = (0.1, 1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
+COUNTS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 20.0, 50.0)
+
 
 class OpenTelemetryHook:
     """Turns a session's events into spans and metrics.
@@ -53,11 +59,17 @@ class OpenTelemetryHook:
         """Make the instruments."""
         self._tracer = trace.get_tracer(NAME, tracer_provider=tracer_provider)
         meter = metrics.get_meter(NAME, meter_provider=meter_provider)
-        self._requests = meter.create_histogram("kie.request.duration", "s", "one request")
-        self._turns = meter.create_histogram("kie.turn.wait", "s", "waiting for the rate limit")
-        self._durations = meter.create_histogram("kie.task.duration", "s", "a task, at Kie's")
-        self._lateness = meter.create_histogram("kie.task.lateness", "s", "until it was noticed")
-        self._polls = meter.create_histogram("kie.task.polls", "{poll}", "polls of one task")
+
+        def histogram(name: str, unit: str, about: str, bounds: Sequence[float]) -> Histogram:
+            return meter.create_histogram(
+                name, unit, about, explicit_bucket_boundaries_advisory=bounds
+            )
+
+        self._requests = histogram("kie.request.duration", "s", "one request", QUICK)
+        self._turns = histogram("kie.turn.wait", "s", "waiting for the rate limit", SLOW)
+        self._durations = histogram("kie.task.duration", "s", "a task, at Kie's", SLOW)
+        self._lateness = histogram("kie.task.lateness", "s", "until it was noticed", QUICK)
+        self._polls = histogram("kie.task.polls", "{poll}", "polls of one task", COUNTS)
         self._events = meter.create_counter("kie.events", "{event}", "by kind")
         self._created: OrderedDict[str, tuple[SpanContext, int]] = OrderedDict()
 
