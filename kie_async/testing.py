@@ -107,17 +107,19 @@ class VirtualKie:
 
     Args:
         latency: Seconds that every request takes, half of them before the work.
+        seed: The same seed and calls give the same ids, durations and jitter.
         settings: As :class:`kie_async.emulator.EmulatedAPI`: ``durations``, ``credits``,
-            ``rate``, ``seed`` and more.
+            ``rate`` and more.
 
     Attributes:
         api: The emulated API.
     """
 
-    def __init__(self, *, latency: float = 0.05, **settings: Any) -> None:
+    def __init__(self, *, latency: float = 0.05, seed: int = 0, **settings: Any) -> None:
         if latency < 0:
             raise UsageError(f"latency must be 0 or more seconds, not {latency}")
-        self.api = EmulatedAPI(**settings)
+        self.api = EmulatedAPI(seed, **settings)
+        self._seed = seed
         self._latency = latency
 
     @property
@@ -127,7 +129,11 @@ class VirtualKie:
 
     def add_source_task(self, task_id: str | None = None, **options: Any) -> str:
         """Put a finished source task on record and return its id."""
-        return self.api.add_source_task(_now(), task_id, **options)
+        return self.api.add_source_task(self.now(), task_id, **options)
+
+    def now(self) -> float:
+        """Return the API's seconds: those of the running loop."""
+        return asyncio.get_running_loop().time()
 
     def inject(self, rule: Rule | None = None, **fields: Any) -> Rule:
         """Add a fault and return it: a `Rule`, or its fields by name.
@@ -149,8 +155,15 @@ class VirtualKie:
         settings.setdefault("limiter", SlidingWindowLimiter(20, 10.0))
         settings.setdefault("poll_limiter", SlidingWindowLimiter(8, 1.0))
         session = KieSession(self.api.api_key, base_url="http://127.0.0.1:9", **settings)
-        session._transport.send = self._send  # type: ignore[method-assign]  # noqa: SLF001 - seam
+        # The seams of a session, kept for this: its wire, its wall clock and its dice.
+        session._transport.send = self._send  # type: ignore[method-assign]  # noqa: SLF001
+        session._engine._clock = self.unix  # noqa: SLF001
+        session._engine._rng.seed(self._seed)  # noqa: SLF001
         return session
+
+    def unix(self) -> float:
+        """Return the wall clock's seconds, as Kie's records have them."""
+        return self.api.unix(self.now())
 
     async def _send(self, request: Request, *, timeout: float) -> Response:
         """Answer one request, or fail as the transport would."""
@@ -171,10 +184,10 @@ class VirtualKie:
             "content-type": request.content_type,
         }
         arriving = Arriving(request.method, request.path, headers, request.body or b"")
-        visit = self.api.begin(self.api.arrive(arriving, _now()))
+        visit = self.api.begin(self.api.arrive(arriving, self.now()))
         if visit.delay:
             await asyncio.sleep(visit.delay)
-        answer = self.api.finish(visit, _now())
+        answer = self.api.finish(visit, self.now())
         await asyncio.sleep(self._latency / 2 + answer.delay)
         if answer.wire is not None:
             await _lost(request, answer)
@@ -195,7 +208,3 @@ async def _lost(request: Request, answer: Answer) -> None:
             partial=came,
             http_status=answer.status if head else None,
         )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -102,6 +102,7 @@ class Engine:
         self._timeout = settings.request_timeout
         self._durations = Durations(settings.schedule)
         self._rng = random.Random()  # noqa: S311 - jitter needs no cryptography
+        self._clock = time.time
         self._scopes: dict[asyncio.Timeout, Order | None] = {}
         self._opened: Opened | None = None
 
@@ -137,7 +138,7 @@ class Engine:
                 given.retry,
                 given.hooks,
                 self._rng,
-                time.time,
+                self._clock,
                 given.callbacks.seen if given.callbacks is not None else None,
             ),
             Saving(self.get_download_url, given.hooks),
