@@ -895,3 +895,19 @@ async def test_a_hundred_thousand_may_wait():
     await asyncio.gather(*tasks)
 
     assert left[-1] == pytest.approx(99 * SPAN)
+
+
+@jumping
+async def test_turns_of_an_earlier_process_count():
+    """A restart within the window is no second burst."""
+    limiter = SlidingWindowLimiter(20, 10.0)
+    loop = asyncio.get_running_loop()
+    limiter.remember([9.0] * 5 + [3.0] * 5 + [-7.0] * 5 + [1e9] * 5)
+
+    assert limiter.in_window == 15
+    left = [loop.time() for _ in range(20) if (await limiter.acquire()).finish() is None]
+
+    assert left[:5] == [0.0] * 5
+    assert left[5:10] == pytest.approx([1.0] * 5, abs=0.02)
+    assert left[10:15] == pytest.approx([7.0] * 5, abs=0.02)
+    assert left[15:] == pytest.approx([10.0] * 5, abs=0.02)

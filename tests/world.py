@@ -300,6 +300,8 @@ def run(seed: int, tasks: int, *, bad: bool = False) -> tuple[list[str], Counter
         figures["states"] = 0
         figures.update(states(path))
     figures["refused"] += api.books.refused.get(429, 0)
+    if figures["refused"] and kind != "counter" and not bad:  # the counter weighs a past window
+        wrong.append(f"{figures['refused']} creates were refused by {kind}")
     return wrong, figures
 
 

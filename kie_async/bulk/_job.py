@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +60,9 @@ class Caller(Protocol):
 
     async def look(self, task_id: str) -> Task:
         """Ask for the task once."""
+
+    def remember(self, ages: Sequence[float]) -> None:
+        """Count creates of *ages* seconds ago towards the rate limit."""
 
     def tell(self, event: Event) -> None:
         """Give an event to the session's hooks."""

@@ -180,7 +180,9 @@ class BulkRun:
     async def _drive(self) -> None:
         """Load and dispatch; end when every job has ended."""
         try:
-            counts = (await self._journal.recover()).counts
+            recovered = await self._journal.recover()
+            self._caller.remember(recovered.recent)
+            counts = recovered.counts
             progress = self.progress
             progress.total, progress.done = counts.total, counts.done
             progress.failed, progress.in_doubt = counts.failed, counts.in_doubt

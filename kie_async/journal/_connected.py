@@ -54,6 +54,7 @@ class Connected:
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._lease = 0
+        self._journal_id = ""
         self._polls: dict[str, int] = {}
 
     @classmethod
@@ -98,6 +99,8 @@ class Connected:
                 opened.close()
                 raise
             self._lease = opened.lease_id
+            self._journal_id = opened.journal_id
+            _leases_of_this_process.add((opened.journal_id, opened.lease_id))
             self._writer = Writer(opened, self.path, self._loop)
         else:
             self._reader = open_reader(self.path, self._schema, check=True)
@@ -170,6 +173,11 @@ class Connected:
         except sqlite3.Error as exc:
             raise foreign_error(exc, self.path) from exc
 
+    def _leases_here(self) -> frozenset[int]:
+        """Return the leases on this journal that were this process's own."""
+        ours = {lease for journal, lease in _leases_of_this_process if journal == self._journal_id}
+        return frozenset(ours)
+
     def _check_open(self) -> None:
         if self._executor is None:
             raise JournalError(f"{self.path} is not open: use `async with`, or `Journal.open`")
@@ -181,3 +189,6 @@ class Connected:
         if self._polls and self._writer is not None:
             polls, self._polls = self._polls, {}
             self._writer.send("note_polls", lambda conn: _records.record_polls(conn, polls))
+
+
+_leases_of_this_process: set[tuple[str, int]] = set()

@@ -257,10 +257,12 @@ class Journal(Questions):
         this journal object are not touched.
         """
         now = self._clock()
+        recent = await self._read(_records.recent, now, self._leases_here())
         doubts = await self._writing().submit(
             "recover", lambda conn: _records.recover(conn, self._lease, now)
         )
-        return Recovery(doubts=int(doubts), counts=await self.counts())
+        counts = await self.counts()
+        return Recovery(doubts=int(doubts), counts=counts, recent=tuple(recent))
 
     async def resolve(
         self,

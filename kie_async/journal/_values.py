@@ -177,7 +177,15 @@ class Counts:
 
 @frozen(kw_only=True)
 class Recovery:
-    """What the start of a run found: ``doubts`` is how many creates a crash cut off."""
+    """What the start of a run found.
+
+    Attributes:
+        doubts: How many creates a crash cut off.
+        counts: The items in each state.
+        recent: Seconds since each of the last creates of other processes was answered, or
+            may have been: they still count towards the account's rate limit.
+    """
 
     doubts: int
     counts: Counts
+    recent: tuple[float, ...] = ()

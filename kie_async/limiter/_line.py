@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kie_async.limiter._turn import Turn
 from kie_async.limiter._window import LIMIT, WINDOW, SlidingWindow, check_seconds
@@ -162,6 +162,16 @@ class SlidingWindowLimiter:
         with self._lock:
             # Timers in force come too early now; they look again and are set anew.
             self._book.pause(_now(), seconds)
+        self._settle()
+
+    def remember(self, ages: Iterable[float]) -> None:
+        """Count turns that an earlier process took, so that a restart is no second burst.
+
+        Args:
+            ages: Seconds since each one's answer came, or its process was last seen.
+        """
+        with self._lock:
+            self._book.remember(_now(), ages)
         self._settle()
 
     def _join(self, loop: asyncio.AbstractEventLoop) -> _Waiter:

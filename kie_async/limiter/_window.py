@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 
 from kie_async.errors import UsageError
 
@@ -113,6 +114,15 @@ class SlidingWindow:
             self._paused_until = now + seconds
             self._calm_until = self._paused_until + self.span
             self._pause_length = seconds
+
+    def remember(self, now: float, ages: Iterable[float]) -> None:
+        """Count turns that somebody took before: *ages* are seconds since their answers.
+
+        An age that no turn can have (a clock was set) counts as the nearest possible one.
+        """
+        ends = [now + self.span - min(max(age, 0.0), self.span) for age in ages]
+        if ends:
+            self._ends = deque(sorted([*self._ends, *ends]))
 
     def next_free(self, now: float) -> float:
         """Return when :meth:`take` may say yes; *now* itself if it would say yes now.

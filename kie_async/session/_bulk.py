@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kie_async.instrumentation import Event
+from kie_async.limiter import SlidingWindowLimiter
 from kie_async.models import Task
 from kie_async.session._creates import CreateRecord, Order
 from kie_async.session._engine import Engine
@@ -59,6 +60,12 @@ class BulkCaller:
     async def look(self, task_id: str) -> Task:
         """Ask for the task once."""
         return await self._engine.get_task(task_id)
+
+    def remember(self, ages: Sequence[float]) -> None:
+        """Count the creates of a run that crashed a moment ago."""
+        limiter = self._engine.limiter
+        if isinstance(limiter, SlidingWindowLimiter):  # others keep their books elsewhere
+            limiter.remember(ages)
 
     def tell(self, event: Event) -> None:
         """Give an event to the session's hooks."""

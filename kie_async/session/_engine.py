@@ -107,6 +107,11 @@ class Engine:
         self._opened: Opened | None = None
 
     @property
+    def limiter(self) -> RateLimiter:
+        """Where creates wait for their turn."""
+        return self._settings.limiter
+
+    @property
     def is_open(self) -> bool:
         """True between open and close."""
         return self._opened is not None
