@@ -11,8 +11,10 @@ import pytest
 from kie_async import CreateRetry, OutcomeStatus, PollSchedule, UsageError, errors
 from kie_async.bulk import Budget, BulkItem, audit, expected_price, note_balance, reconcile
 from kie_async.errors import DownloadError, KieConnectionError
-from kie_async.journal import ItemState, Journal
+from kie_async.grok_imagine import UPSCALE
+from kie_async.journal import ItemState, Journal, PlannedItem
 from kie_async.protocol import Response
+from kie_async.testing import VirtualKie
 from tests.clock import Held, jumping
 from tests.fakes import FakeAPI, envelope, session_on
 
@@ -487,6 +489,28 @@ async def test_the_audit_finds_what_nobody_explained(tmp_path):
 
     assert (clean.explained, clean.unexplained) == (50.0, 0.0)
     assert odd.unexplained == 10.0
+
+
+@jumping
+async def test_a_paid_task_that_is_not_visible_yet_is_waited_for_by_the_next_run(tmp_path):
+    """A crash right after the create: `recordInfo is null` is no reason to give the task up."""
+    api = VirtualKie(durations=lambda _rng: 30.0)
+    api.inject(route="task", action="late", seconds=80.0)
+    source = api.add_source_task()
+    async with journal_at(tmp_path) as journal, api.session() as kie:
+        loop = asyncio.get_running_loop()  # the clock is read on the journal's thread, too
+        journal._wrapped._clock = lambda: api.api.unix(loop.time())
+        task_id = await kie.create_task("grok-imagine/upscale", {"task_id": source})
+        await journal.plan(
+            [PlannedItem(source_id=source, model=UPSCALE, input={"task_id": source})]
+        )
+        attempt = await journal.begin_sending(source)
+        await journal.record_created(source, attempt, task_id)
+        await asyncio.sleep(5.0)
+        found = await outcomes_of(kie.upscale_many([source], journal=journal))
+
+    assert found == {source: OutcomeStatus.DONE}
+    assert api.books.paid(source) == 1
 
 
 def test_a_budget_learns_a_higher_price():

@@ -49,8 +49,9 @@ class Caller(Protocol):
         input: Mapping[str, Any],
         record: JournalRecord,
         task_id: str | None = None,
+        created_at: float | None = None,
     ) -> Order:
-        """Make an order for one create, or for a task that exists."""
+        """Make an order for one create, or for a task created at *created_at* (Unix)."""
 
     async def create(self, order: Any) -> str:
         """Create the task, however long its turn takes; return its id."""
@@ -163,7 +164,9 @@ class Job:
         if item.state is ItemState.PLANNED:
             order = await self._created(record)
         else:
-            order = tools.caller.order(item.model, item.input, record, item.task_id)
+            order = tools.caller.order(
+                item.model, item.input, record, item.task_id, item.updated_at
+            )
         tools.progress.running += 1
         try:
             task = await self._waited(order)

@@ -34,9 +34,22 @@ class BulkCaller:
         input: Mapping[str, Any],
         record: CreateRecord,
         task_id: str | None = None,
+        created_at: float | None = None,
     ) -> Order:
-        """Make an order whose intent and outcome *record* keeps."""
-        return Order(model=model, input=input, record=record, task_id=task_id)
+        """Make an order whose intent and outcome *record* keeps.
+
+        Args:
+            model: The model.
+            input: Its parameters.
+            record: Keeps intent and outcome.
+            task_id: A task that exists, and
+            created_at: when it was created, in Unix seconds: a young one may not be
+                visible yet.
+        """
+        order = Order(model=model, input=input, record=record, task_id=task_id)
+        if created_at is not None:
+            order.created_at = self._engine.loop_time(created_at)
+        return order
 
     async def create(self, order: Order) -> str:
         """Create the task, however long its turn takes; return its id."""

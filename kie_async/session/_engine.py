@@ -111,6 +111,10 @@ class Engine:
         """Where creates wait for their turn."""
         return self._settings.limiter
 
+    def loop_time(self, unix: float) -> float:
+        """Return the loop's time of an instant of the wall clock, which is not in the future."""
+        return asyncio.get_running_loop().time() - max(0.0, self._clock() - unix)
+
     @property
     def is_open(self) -> bool:
         """True between open and close."""

@@ -165,7 +165,9 @@ class Poller:
             return watch
         now = self._loop.time()
         age = None if created_at is None else now - created_at
-        until = now + NOT_YET_KNOWN if created_at is None else created_at + NOT_YET_VISIBLE
+        until = now + NOT_YET_KNOWN
+        if created_at is not None:
+            until = max(until, created_at + NOT_YET_VISIBLE)
         watch = self._watches[task_id] = _Watch(task_id, model, until, created_at)
         self._queue.add(task_id, model, age, now, callbacks)
         if self._rung_early is not None and self._rung_early(task_id):
