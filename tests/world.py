@@ -29,6 +29,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+
 from kie_async.emulator import KINDS, EmulatedAPI, Request, Rule
 from kie_async.journal import Journal, _connected, _writer
 from kie_async.journal._rows import seal
@@ -168,8 +170,8 @@ class FarAPI:
 class FarKie(VirtualKie):
     """Kie in the parent process, whose time goes on between the lives."""
 
-    def __init__(self, pipe: Connection, step: Crash, base: float) -> None:
-        super().__init__(seed=random.getrandbits(32))
+    def __init__(self, pipe: Connection, step: Crash, base: float, seed: int) -> None:
+        super().__init__(seed=seed)
         self.api = FarAPI(pipe, step)  # type: ignore[assignment]  # what is asked of it
         self._base = base
 
@@ -178,23 +180,45 @@ class FarKie(VirtualKie):
         return self._base + super().now()
 
 
-def live(pipe: Connection, path: Path, ids: list[str], base: float, step: Crash, bad: bool) -> None:
+@frozen
+class Life:
+    """One process: where it begins, and how it ends.
+
+    Attributes:
+        path: The journal.
+        ids: What is to be upscaled.
+        base: The API's time at its start, in seconds.
+        crash_at: The step at which it is killed; None lets it live.
+        seed: For its jitter; `random` itself is seeded anew by a fork.
+        bad: It sends its doubts again.
+    """
+
+    path: Path
+    ids: list[str]
+    base: float
+    crash_at: int | None
+    seed: int
+    bad: bool
+
+
+def live(pipe: Connection, life: Life) -> None:
     """Run to the end, or to the crash."""
+    step = Crash(life.crash_at)
     _connected.ThreadPoolExecutor = Inline  # type: ignore[misc,assignment]  # see the class
     _connected.Writer = InlineWriter  # type: ignore[misc]  # see the class
     _writer.threading.Thread = NoThread  # type: ignore[misc,assignment]  # see the class
     MortalLoop.step = step
 
     async def main() -> None:
-        kie = FarKie(pipe, step, base)
-        journal = Journal(path, clock=kie.unix, _fault=step)
-        if bad:
+        kie = FarKie(pipe, step, life.base, life.seed)
+        journal = Journal(life.path, clock=kie.unix, _fault=step)
+        if life.bad:
             async with journal:
                 await journal.recover()
-            forget_doubts(path)
-            journal = Journal(path, clock=kie.unix, _fault=step)
+            forget_doubts(life.path)
+            journal = Journal(life.path, clock=kie.unix, _fault=step)
         async with journal, kie.session() as session:
-            async for _ in session.upscale_many(ids, journal=journal):
+            async for _ in session.upscale_many(life.ids, journal=journal):
                 pass
         pipe.send(("end", kie.now(), step.steps))
 
@@ -249,22 +273,20 @@ class Numbered:
         self.number, self.delay = number, delay
 
 
-def one_life(
-    api: EmulatedAPI, path: Path, ids: list[str], base: float, at: int | None, *, bad: bool
-) -> dict[str, Any]:
+def one_life(api: EmulatedAPI, life: Life) -> dict[str, Any]:
     """Fork a life, serve it, and return what it told."""
     ours, theirs = Pipe()
     child = os.fork()
     if child == 0:
         ours.close()
         try:
-            live(theirs, path, ids, base, Crash(at), bad)
+            live(theirs, life)
         except BaseException:  # noqa: BLE001 - reason: told to the parent
             theirs.send(("error", traceback.format_exc()))
             os._exit(1)
         os._exit(0)
     theirs.close()
-    tell: dict[str, Any] = {"now": base}
+    tell: dict[str, Any] = {"now": life.base}
     serve(ours, api, tell)
     ours.close()
     tell["code"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -286,9 +308,8 @@ def run(seed: int, tasks: int, *, bad: bool = False) -> tuple[list[str], Counter
     with tempfile.TemporaryDirectory(prefix="kie-world-", dir=home) as folder:
         path, base = Path(folder) / "run.db", 0.0
         for number in range(LIVES + 1):
-            random.seed(seed * 100 + number)
             at = int(10 ** rng.uniform(0.7, 3.9)) if number < LIVES else None
-            told = one_life(api, path, ids, base, at, bad=bad and number > 0)
+            told = one_life(api, Life(path, ids, base, at, seed * 100 + number, bad and number > 0))
             figures["lives"] += 1
             if "error" in told:
                 return [told["error"][0]], figures
