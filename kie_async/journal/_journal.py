@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, TypedDict, Unpack
 
 from kie_async.errors import UsageError
-from kie_async.journal import _decisions, _records
+from kie_async.journal import _decisions, _reads, _records
 from kie_async.journal._planning import CHUNK, plan
 from kie_async.journal._questions import Questions
 from kie_async.journal._records import Facts
@@ -26,6 +26,8 @@ __all__ = ["Journal"]
 
 LAZY = 0.25
 """Seconds that a note may wait before it is written."""
+RECENT = 60.0
+"""Seconds: longer than any rate limit's window."""
 
 
 class AnswerFacts(TypedDict, total=False):
@@ -257,12 +259,13 @@ class Journal(Questions):
         this journal object are not touched.
         """
         now = self._clock()
-        recent = await self._read(_records.recent, now, self._leases_here())
         doubts = await self._writing().submit(
             "recover", lambda conn: _records.recover(conn, self._lease, now)
         )
         counts = await self.counts()
-        return Recovery(doubts=int(doubts), counts=counts, recent=tuple(recent))
+        times = await self._read(_reads.created_times, now - RECENT, self._leases_here())
+        recent = tuple(now - time for time in times)
+        return Recovery(doubts=int(doubts), counts=counts, recent=recent)
 
     async def resolve(
         self,

@@ -7,7 +7,6 @@ has written nothing.  It runs inside the writer's transaction and never commits.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container
 
 from attrs import frozen
 
@@ -23,7 +22,6 @@ __all__ = [
     "end",
     "load",
     "move",
-    "recent",
     "record_created",
     "record_files",
     "record_polls",
@@ -42,10 +40,6 @@ _SENDING = _HEAD + (
     "ON a.item = i.seq AND a.number = i.attempts "
     "WHERE i.state = 'sending' AND i.state <> 'planned' AND a.lease <> ?"
 )
-_LAST_SENT = (
-    "SELECT intent_at, ended_at, lease FROM attempts WHERE verdict IS NOT 'not_sent' "
-    "ORDER BY item DESC, number DESC LIMIT 1000"
-)
 _MOVE = (
     "UPDATE items SET state = ?, task_id = ?, attempts = ?, reason = ?, error_code = ?, "
     "error_message = ?, maybe_charged = ?, updated_at = ?, checksum = ? WHERE seq = ?"
@@ -63,9 +57,6 @@ _CLOSE = (
     "UPDATE attempts SET verdict = ?, ended_at = ?, http_status = ?, body_code = ?, reason = ?, "
     "evidence = ? WHERE item = ? AND number = ?"
 )
-
-RECENT = 60.0
-"""Seconds: longer than any rate limit's window, and than a create takes."""
 
 
 @frozen
@@ -278,19 +269,6 @@ def record_polls(conn: sqlite3.Connection, polls: dict[str, int]) -> None:
             "(SELECT seq FROM ids WHERE hash = ?) AND source_id = ?",
             (count, id_hash(source_id), source_id),
         )
-
-
-def recent(conn: sqlite3.Connection, now: float, ours: Container[int]) -> list[float]:
-    """Return the ages in seconds of the last minute's creates, but for those of our leases.
-
-    One without an answer counts as answered now: when it was is not known.  Creates go
-    out in the order of the items but for retries, so the last items have the last ones.
-    """
-    ages = []
-    for intent_at, ended_at, lease in conn.execute(_LAST_SENT):
-        if lease not in ours and abs(now - (ended_at or intent_at)) < RECENT:
-            ages.append(0.0 if ended_at is None else now - ended_at)
-    return ages
 
 
 def recover(conn: sqlite3.Connection, lease: int, now: float) -> int:
