@@ -104,6 +104,7 @@ async def test_an_item_goes_from_planned_to_done(open_journal: Open, clock: Cloc
     )
     assert (found.state, found.task_id, found.attempts) == (ItemState.DONE, "t1", 1)
     assert (found.credits, found.created_at, found.completed_at) == (10.0, NOW, NOW + 9)
+    assert found.noticed_at is not None
     assert (found.polls, found.files, found.maybe_charged) == (3, ("a.png", "b.png"), False)
     (made,) = await journal.attempts("a")
     assert (made.number, made.ref, made.task_id, made.verdict) == (1, "r1", "t1", Verdict.CREATED)

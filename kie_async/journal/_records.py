@@ -47,7 +47,7 @@ _MOVE = (
 _END = (
     "UPDATE items SET state = ?, reason = ?, error_code = ?, error_message = ?, "
     "maybe_charged = ?, polls = max(polls, ?), updated_at = ?, checksum = ?, credits = ?, "
-    "created_at = ?, completed_at = ? WHERE seq = ?"
+    "created_at = ?, completed_at = ?, noticed_at = ? WHERE seq = ?"
 )
 _CREATED = (
     "UPDATE attempts SET verdict = 'created', task_id = ?, ended_at = ? "
@@ -250,7 +250,7 @@ def end(
     charged = head.maybe_charged if facts.maybe_charged is None else facts.maybe_charged
     checksum = seal(head.source_id, head.key, head.output_name, state, head.task_id)
     told = (facts.reason, facts.error_code, facts.error_message, int(charged))
-    conn.execute(_END, (state, *told, polls or 0, now, checksum, *figures, head.seq))
+    conn.execute(_END, (state, *told, polls or 0, now, checksum, *figures, now, head.seq))
 
 
 def record_files(conn: sqlite3.Connection, source_id: str, files: str, now: float) -> None:

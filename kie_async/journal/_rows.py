@@ -38,7 +38,7 @@ __all__ = [
 ITEM_COLUMNS = (
     "i.seq, i.source_id, i.key, i.model, i.input, i.output_name, i.state, i.attempts, i.task_id, "
     "i.reason, i.error_code, i.error_message, i.maybe_charged, i.credits, i.created_at, "
-    "i.completed_at, i.polls, i.files, i.planned_at, i.updated_at, i.checksum"
+    "i.completed_at, i.noticed_at, i.polls, i.files, i.planned_at, i.updated_at, i.checksum"
 )
 ATTEMPT_COLUMNS = (
     "i.source_id, a.number, a.ref, a.intent_at, a.ended_at, a.verdict, a.http_status, "
@@ -171,7 +171,7 @@ def read_item(row: tuple[Any, ...]) -> Item:
     """
     seq, source_id, key, model, text, output_name, state, attempts, task_id = row[:9]
     reason, error_code, error_message, charged, credits, created_at, completed_at = row[9:16]
-    polls, files, planned_at, updated_at, checksum = row[16:]
+    noticed_at, polls, files, planned_at, updated_at, checksum = row[16:]
     try:
         if seal(source_id, key, output_name, state, task_id) != checksum:
             raise _damaged(seq)
@@ -194,6 +194,7 @@ def read_item(row: tuple[Any, ...]) -> Item:
             credits=credits,
             created_at=created_at,
             completed_at=completed_at,
+            noticed_at=noticed_at,
             polls=polls,
             files=tuple(json.loads(files)) if files else (),
             planned_at=planned_at,

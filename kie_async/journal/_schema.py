@@ -39,6 +39,7 @@ CREATE TABLE items (
     credits REAL,
     created_at REAL,
     completed_at REAL,
+    noticed_at REAL,
     polls INTEGER NOT NULL DEFAULT 0,
     files TEXT,
     planned_at REAL NOT NULL,

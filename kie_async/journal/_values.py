@@ -82,6 +82,7 @@ class Item:
         maybe_charged: True while money may have been spent that no task explains.
         created_at: When the server created the task, by the server's clock.
         completed_at: When the task ended, by the server's clock.
+        noticed_at: When its end was put on record, by this machine's clock.
         polls: How often it was looked at (a lower bound after a crash).
         files: Names of the saved results.
     """
@@ -106,6 +107,7 @@ class Item:
     files: tuple[str, ...]
     planned_at: float
     updated_at: float
+    noticed_at: float | None = None
 
 
 @frozen(kw_only=True)
