@@ -18,6 +18,7 @@ from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit, exit_of
 from kie_async.cli._journal import journal, reconcile_command
 from kie_async.cli._output import Output
+from kie_async.cli._report import report
 from kie_async.cli._settings import Refused
 from kie_async.cli._tasks import status, wait
 from kie_async.cli._upscale import upscale
@@ -77,6 +78,7 @@ for command in (
     bulk,
     journal,
     reconcile_command,
+    report,
     callbacks,
     emulator,
 ):
