@@ -410,3 +410,32 @@ def test_durations_are_said_as_people_say_them(seconds, text):
     """And bars never overflow."""
     assert duration(seconds) == text
     assert len(bar(7.0)) == len(bar(-1.0)) == 30
+
+
+def test_a_report_is_made_of_a_run_and_over_nothing_else(kie):
+    """Also while the journal is held; sources beside results; no secret in it."""
+    ids = kie.sources(3)
+    kie("bulk", "ids.txt", "--journal", "run.db", "--out", "results", *FAST)
+    (kie.folder / "originals").mkdir()
+    (kie.folder / "originals" / f"{ids[0]}-0.png").write_bytes(b"\x89PNG")
+    (kie.folder / "mine.html").write_text("<p>my own page</p>")
+
+    made = kie.lines("report", "run.db", "-o", "report.html", "--sources", "originals", "--json")
+    page = (kie.folder / "report.html").read_text()
+    again = kie("report", "run.db")
+    mine = kie("report", "run.db", "-o", "mine.html")
+    out = kie("report", "run.db", "-o", "-", "--no-thumbnails")
+    nowhere = kie("report", "run.db", "-o", "no/where.html")
+
+    assert [line["event"] for line in made] == ["report"]
+    assert (made[0]["items"], made[0]["thumbnails"]) == (3, 3)
+    assert all(f"./results/{source}.png" in page for source in ids)
+    assert f"./originals/{ids[0]}-0.png" in page
+    assert kie.emulator.api_key not in page
+    assert again.returncode == 0
+    assert "3 items" in again.stdout
+    assert (mine.returncode, nowhere.returncode) == (2, 2)
+    assert "is no report of kie" in mine.stderr
+    assert (kie.folder / "mine.html").read_text() == "<p>my own page</p>"
+    assert out.stdout.startswith("<!doctype html>")
+    assert not list(kie.folder.glob("*.part"))

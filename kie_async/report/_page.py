@@ -12,6 +12,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import shlex
 import statistics
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,7 @@ def build_page(
         "style": style,
         "script": script,
         "title": html.escape(Path(report.journal).name),
+        "window": f"{window:g}",
         "made": _when(report.made_at),
         "tiles": "".join(_tiles(report)),
         "notes": "".join(f"<p>{html.escape(note)}</p>" for note in _notes(report)),
@@ -63,10 +65,8 @@ def build_page(
         "data": _json(_data(report, directory)),
         "thumbnails": "".join(_blocks(report.entries)),
     }
-    page = _part("page.html")
-    for name, value in values.items():
-        page = page.replace("{{" + name + "}}", value, 1)
-    return page
+    # In one pass: what was put in is never looked at again.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], _part("page.html"))
 
 
 def _part(name: str) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["histogram", "over_time"]
 
-WIDTH, HEIGHT = 640, 190
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 30
+WIDTH, HEIGHT = 640, 220
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 36
 ACROSS, DOWN = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 BINS = 48
 
@@ -57,7 +57,7 @@ def histogram(values: Sequence[float], *, what: str) -> str:
     if not values:
         return _empty(f"no {what} on record yet")
     ordered = sorted(values)
-    end = max(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 1e-3)
+    end = max(ordered[int((len(ordered) - 1) * 0.99)], 1e-3)
     counts = [0] * BINS
     for value in ordered:
         counts[min(BINS - 1, int(value / end * BINS))] += 1
@@ -75,7 +75,7 @@ def histogram(values: Sequence[float], *, what: str) -> str:
         marks.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{TOP + DOWN}"/>')
         side = "end" if x > WIDTH * 0.7 else "start"
         offset = -4 if side == "end" else 4
-        y = TOP + (10 if share == 0.5 else 24)
+        y = TOP + (12 if share == 0.5 else 32)
         marks.append(
             f'<text class="mark" x="{x + offset:.1f}" y="{y}" text-anchor="{side}">'
             f"{name} {_seconds(value)}</text>"

@@ -12,7 +12,7 @@ from kie_async.report._gather import Entry
 
 __all__ = ["add_thumbnails", "can_make_thumbnails"]
 
-SIZE = 176
+SIZE = 240
 """Pixels of the longer side: what a tile shows on a usual screen."""
 BUDGET = 24 * 2**20
 """Bytes of all thumbnails of a page together."""

@@ -130,6 +130,7 @@
   };
   const keep = () => {
     const asked = new URLSearchParams();
+    if (view.open >= 0 && detail.open) asked.set("item", view.found[view.open].source);
     if (view.state) asked.set("state", view.state);
     if (search.value) asked.set("q", search.value);
     if (sort.value !== "time") asked.set("sort", sort.value);
@@ -269,11 +270,14 @@
     stage(view.found[place]);
     facts(view.found[place]);
     if (!detail.open) detail.showModal();
+    detail.focus(); // not the slider: arrows go to the next item
+    keep();
   };
   const step = (by_) => show(view.open + by_);
   detail.addEventListener("close", () => {
     by("stage").replaceChildren(); // a video stops
     focusOn(view.open);
+    keep();
   });
   detail.addEventListener("click", (event) => { if (event.target === detail) detail.close(); });
 
@@ -337,5 +341,7 @@
   if (orders[asked.get("sort")]) sort.value = asked.get("sort");
   if (asked.get("theme")) document.documentElement.dataset.theme = asked.get("theme");
   chips();
+  const linked = asked.get("item");
   find();
+  if (linked) show(view.found.findIndex((item) => item.source === linked));
 })();
