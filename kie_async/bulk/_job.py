@@ -119,6 +119,13 @@ class Job:
     order: Order | None = None
     task: asyncio.Task[None] | None = None
     credits: float | None = None
+    creating: bool = False
+    claimed: bool = False
+
+    def claim(self) -> bool:
+        """Say that the journal has this item's task now; True if this job goes on with it."""
+        self.claimed = self.creating
+        return self.creating or (self.order is not None and self.order.task_id is not None)
 
     @property
     def paid(self) -> bool:
@@ -197,6 +204,7 @@ class Job:
         """Create the task; an API that cannot be reached is waited for."""
         item, tools = self.item, self.tools
         tools.progress.waiting_for_turn += 1
+        self.creating = True
         pause = 1.0
         try:
             while True:
@@ -204,6 +212,8 @@ class Job:
                 try:
                     await tools.caller.create(order)
                 except KieConnectionError as error:
+                    if self.claimed:  # its callback came while the answer was lost
+                        return await self._found(order)
                     if error.sent or stops_the_run(error):
                         raise
                 else:
@@ -212,7 +222,14 @@ class Job:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
         finally:
+            self.creating = False
             tools.progress.waiting_for_turn -= 1
+
+    async def _found(self, order: Order) -> Order:
+        """Take the task from the journal."""
+        item = await self.tools.journal.get(self.item.source_id)
+        order.task_id = item.task_id if item is not None else None
+        return order
 
     async def _record_failed(self, error: TaskFailedError) -> None:
         self.credits = 0.0  # failed tasks are documented as free

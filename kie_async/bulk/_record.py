@@ -93,11 +93,28 @@ class JournalRecord:
         self._attempt = await self._journal.begin_sending(self._source_id, ref=reference)
         return url
 
-    async def settle(self, answer: CreateAnswer, *, again: bool) -> None:
-        """Write what came of it."""
-        attempt, error = self._attempt, answer.error
-        if attempt is None:  # the intent itself failed: there is nothing to settle
-            return
+    async def settle(self, answer: CreateAnswer, *, again: bool) -> CreateAnswer | None:
+        """Write what came of it; return the task if a callback has brought it before us."""
+        if self._attempt is None:  # no intent: a broken journal, or nothing left to create
+            return await self._found()
+        try:
+            await self._write(self._attempt, answer, again=again)
+        except JournalError:
+            found = await self._found() if answer.task_id is None else None
+            if found is None:
+                raise
+            return found
+        return None
+
+    async def _found(self) -> CreateAnswer | None:
+        """Return the task that the item has already, as an answer."""
+        item = await self._journal.get(self._source_id)
+        if item is None or item.task_id is None:
+            return None
+        return CreateAnswer(verdict=Verdict.ACCEPTED, task_id=item.task_id)
+
+    async def _write(self, attempt: int, answer: CreateAnswer, *, again: bool) -> None:
+        error = answer.error
         if answer.task_id is not None:
             await self._created(attempt, answer.task_id)
         elif error is None or answer.verdict is Verdict.NOT_SENT:

@@ -201,6 +201,8 @@ class BulkRun:
         """Listen for callbacks of creates in doubt; a claimed task is waited for here."""
 
         def collect(item: Item) -> None:
+            if any(job.claim() for job in self._jobs if job.item.source_id == item.source_id):
+                return  # its create is still under way, or its task is waited for already
             self.progress.in_doubt -= 1
             self._collect(group, item)
 

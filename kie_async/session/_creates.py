@@ -60,8 +60,11 @@ class CreateRecord(Protocol):
     async def intend(self) -> str | None:
         """Make the intent durable; return the callback URL of this attempt, if any."""
 
-    async def settle(self, answer: CreateAnswer, *, again: bool) -> None:
-        """Make the outcome durable; *again* says that another attempt will follow."""
+    async def settle(self, answer: CreateAnswer, *, again: bool) -> CreateAnswer | None:
+        """Make the outcome durable; *again* says that another attempt will follow.
+
+        Returns a better answer if there is one: the task may have shown itself meanwhile.
+        """
 
 
 @define(kw_only=True)
@@ -222,12 +225,14 @@ class Creates:
         again = error is not None and self._delay(order, error, 1) is not None
         try:
             if order.record is not None:
-                await order.record.settle(answer, again=again)
+                answer = await order.record.settle(answer, again=again) or answer
         except KieError as error:
             # The id must reach somebody, even when the record cannot take it.
             error.task_id = answer.task_id
             error.maybe_charged = answer.verdict not in (Verdict.REJECTED, Verdict.NOT_SENT)
             return CreateAnswer(verdict=answer.verdict, task_id=answer.task_id, error=error)
+        if order.task_id is None and answer.task_id is not None:
+            order.task_id, order.created_at = answer.task_id, order.sent_at or None
         return answer
 
     def _learn(self, order: Order, answer: CreateAnswer) -> None:
