@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from kie_async import KieSession, Outcome, PollSchedule, RetryPolicy, SlidingWindowLimiter
 from kie_async.bulk import Finding, reconcile
@@ -232,11 +232,11 @@ def _open_files() -> int:
 
 
 @asynccontextmanager
-async def clean() -> AsyncIterator[None]:
+async def clean(patience: float = LONGEST) -> AsyncIterator[None]:
     """See that no task and no socket stays behind (I16)."""
     tasks, files = asyncio.all_tasks(), _open_files()
     yield
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(patience):
         while asyncio.all_tasks() - tasks or _open_files() > files:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.01)
 
@@ -255,14 +255,15 @@ async def world(path: Path, **settings: Any) -> AsyncIterator[World]:
         assert CANARY_KEY.encode() not in file.read_bytes(), "I7"
 
 
-@frozen
+@define
 class VirtualKie:
     """The emulator's core in virtual time: what `KieSession` sees in place of a transport.
 
     Attributes:
         core: The API; its books are the truth.
         sent: When each request left, and its route.
-        trouble: Called with the request and its time; returns what to raise instead.
+        trouble: Called as a request leaves and as its answer comes, with the time and
+            whether it has left; returns what to raise instead.
         latency: Seconds of each request, half of it before the work; or called for it.
     """
 
@@ -279,7 +280,7 @@ class VirtualKie:
         half = (self.latency() if callable(self.latency) else self.latency) / 2
         try:
             async with asyncio.timeout(timeout):
-                await self._meet(request, loop.time())
+                self._meet(loop.time(), left=False)
                 await asyncio.sleep(half)
                 headers = {
                     "content-type": request.content_type,
@@ -288,14 +289,14 @@ class VirtualKie:
                 asked = Asked(request.method, request.path, headers, request.body or b"")
                 answer = self.core.answer(asked, loop.time())
                 await asyncio.sleep(half)
-                await self._meet(request, loop.time())
+                self._meet(loop.time(), left=True)
         except TimeoutError:
             raise KieConnectionError(f"no answer within {timeout:g} s") from None
         named = {name.lower(): value for name, value in answer.headers.items()}
         return Response(answer.status, named, answer.body)
 
-    async def _meet(self, request: Request, now: float) -> None:
-        error = self.trouble(request, now) if self.trouble is not None else None
+    def _meet(self, now: float, *, left: bool) -> None:
+        error = self.trouble(now, left) if self.trouble is not None else None
         if error is not None:
             raise error
 
