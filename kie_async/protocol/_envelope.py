@@ -71,14 +71,28 @@ def _clean(text: Any) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read ``Retry-After`` in seconds; anything but a plain number of them is ignored."""
+    """Read ``Retry-After``, seconds or a date, as seconds; what makes no sense is ignored."""
+    told = headers.get("retry-after", "")
     try:
-        seconds = float(headers.get("retry-after", ""))
+        seconds = float(told)
     except ValueError:
-        return None
+        seconds = _between(headers.get("date", ""), told)
     if not math.isfinite(seconds) or seconds < 0:
         return None
     return min(seconds, RETRY_AFTER_CAP)
+
+
+def _between(start: str, end: str) -> float:
+    """Return the seconds between two HTTP dates; NaN if one is none.
+
+    The answer's own date is the start: no clock but the server's is needed.
+    """
+    from email.utils import parsedate_to_datetime  # for a header that no capture of Kie has
+
+    try:
+        return (parsedate_to_datetime(end) - parsedate_to_datetime(start)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return math.nan
 
 
 _ADVICE: Mapping[type[KieAPIError], str] = {
