@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, TypeVar
 from attrs import frozen
 
 from kie_async.errors import (
+    AuthenticationError,
     CreateInDoubtError,
     KieAPIError,
     KieError,
     MaintenanceError,
+    NotFoundError,
     RateLimitError,
     UsageError,
 )
@@ -125,6 +127,8 @@ class RetryPolicy:
             )
         if isinstance(error, RateLimitError | MaintenanceError):
             return True
+        if isinstance(error, AuthenticationError | NotFoundError):
+            return False  # the edge blocks us, or the address is wrong: asking on is no help
         return error.retryable and failures < self.attempts
 
     def backoff(self, error: KieError, failures: int, rng: random.Random) -> float:

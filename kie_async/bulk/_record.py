@@ -13,7 +13,10 @@ from kie_async.errors import (
     KeyQuotaError,
     KieConnectionError,
     KieError,
+    NotFoundError,
+    ResponseError,
     SpendLimitError,
+    ValidationError,
 )
 from kie_async.instrumentation import DoubleSpend, Event, logger
 from kie_async.journal import JournalStore
@@ -49,6 +52,10 @@ def stops_the_run(error: KieError) -> bool:
     """True for a refusal that every further create would meet as well."""
     if isinstance(error, KieConnectionError):
         return not error.retryable and not error.sent  # a bad certificate, say
+    if isinstance(error, ResponseError):
+        return 300 <= (error.http_status or 0) < 400  # a portal, or a wrong address
+    if isinstance(error, NotFoundError | ValidationError):
+        return error.code is None  # the API itself said nothing of this item
     return isinstance(
         error,
         AuthenticationError
