@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from kie_async import CreateRetry
-from kie_async.callbacks import CallbackReceiver
 from kie_async.emulator import Rule
 from kie_async.errors import CreateInDoubtError
 from kie_async.journal import Verdict
-from tests.faults.world_t import UPSCALE, World, world
+from tests.faults.world_t import UPSCALE, World, receiving, world
 from tests.faults.world_t_proxy import FaultProxy
 
 pytestmark = pytest.mark.asyncio
@@ -74,24 +72,6 @@ def deaf(how: str) -> Iterator[str]:
     thread.join()
     for client in kept:
         client.close()
-
-
-@asynccontextmanager
-async def receiving() -> AsyncIterator[CallbackReceiver]:
-    """Serve a callback receiver where the emulator reaches it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        heard = CallbackReceiver(["emulator-hmac-key"], public_url=url)
-        app = web.Application()
-        heard.add_routes(app)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        try:
-            yield heard
-        finally:
-            await runner.cleanup()
-            heard.close()
 
 
 async def test_fault_T09_accepted_then_reset(tmp_path: Path):
@@ -190,8 +170,7 @@ async def test_fault_T16_created_then_silence(tmp_path: Path):
 @pytest.mark.parametrize("fault", ["fin", "rst", "silence", "delay"])
 async def test_fault_T14_T15_T16_T17_the_callback_binds_the_doubt(fault: str, tmp_path: Path):
     """The answer was lost, and the callback came: done within the same run, paid once."""
-    async with world(tmp_path) as w, receiving() as heard:
-        w.emulator.core.hmac_key = "emulator-hmac-key"
+    async with world(tmp_path) as w, receiving(w) as heard:
         late = {"delay": 60.0} if fault == "delay" else {}
         w.strike("source-a", fault, when="after", **late)
         w.emulator.core.durations = lambda _rng: 0.3

@@ -12,10 +12,9 @@ import pytest
 from kie_async import SlidingWindowLimiter
 from kie_async.emulator import Rule
 from kie_async.errors import CreateInDoubtError, KieConnectionError
-from kie_async.journal import Journal
-from tests.clock import Held, jumping
+from tests.clock import jumping
 from tests.conftest import CANARY_KEY
-from tests.faults.world_t import UPSCALE, account_of, violations, virtual, world
+from tests.faults.world_t import UPSCALE, account_of, violations, virtual, virtual_journal, world
 from tests.faults.world_t_proxy import FaultProxy
 
 HASTY = 0.8  # seconds for a request that will not come to its end
@@ -152,19 +151,13 @@ async def test_fault_T26_the_row_in_virtual_time(tmp_path: Path):
     ids = [f"source-{n:03}" for n in range(100)]
     calm, undisturbed = virtual()
     kie, there = virtual(trouble=trouble)
-    loop = asyncio.get_running_loop()
     counts = []
     for session, path in ((calm, tmp_path / "calm"), (kie, tmp_path / "stormy")):
         path.mkdir()
-        journal = Journal(path / "run.db")
-        with loop.held():  # type: ignore[attr-defined]  # it is the jumping loop
-            await journal.__aenter__()
-        async with session:
-            outcomes = [o async for o in session.upscale_many(ids, journal=Held(journal))]
-        with loop.held():  # type: ignore[attr-defined]
+        async with virtual_journal(path) as journal, session:
+            outcomes = [o async for o in session.upscale_many(ids, journal=journal)]
             counts.append(await journal.counts())
             told = await account_of(journal)
-            await journal.__aexit__(None, None, None)
 
     assert {str(outcome.status) for outcome in outcomes} <= {"done", "in_doubt"}
     assert len(outcomes) == 100

@@ -16,21 +16,25 @@ is a `ResponseError`.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from attrs import define, field
 
 from kie_async import KieSession, Outcome, PollSchedule, RetryPolicy, SlidingWindowLimiter
 from kie_async.bulk import Finding, reconcile
+from kie_async.callbacks import CallbackReceiver
 from kie_async.emulator import Books, EmulatedAPI, Emulator, Rule
 from kie_async.emulator import Request as Asked
 from kie_async.errors import KieConnectionError, KieError
 from kie_async.instrumentation import Event
 from kie_async.journal import ItemState, Journal, Verdict
 from kie_async.protocol import Request, Response
+from tests.clock import Held, JumpingLoop
 from tests.conftest import CANARY_KEY
 
 UPSCALE = "grok-imagine/upscale"
@@ -322,3 +326,36 @@ def virtual(
     made = KieSession(CANARY_KEY, base_url="http://127.0.0.1:9", **own, **(session or {}))
     made._transport.send = kie.send  # type: ignore[method-assign]  # the seam of these tests
     return made, kie
+
+
+@asynccontextmanager
+async def virtual_journal(path: Path) -> AsyncIterator[Any]:
+    """Open a real journal whose work takes no virtual time."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, JumpingLoop)
+    journal = Journal(path / "run.db")
+    with loop.held():
+        await journal.__aenter__()
+    try:
+        yield Held(journal)
+    finally:
+        with loop.held():
+            await journal.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def receiving(w: World) -> AsyncIterator[CallbackReceiver]:
+    """Serve a callback receiver where the emulator reaches it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        heard = CallbackReceiver([w.emulator.hmac_key], public_url=url)
+        app = web.Application()
+        heard.add_routes(app)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        try:
+            yield heard
+        finally:
+            await runner.cleanup()
+            heard.close()
