@@ -15,6 +15,8 @@ from kie_async.limiter._turn import RateLimiter, Turn, Unlimited
 from kie_async.limiter._window import LIMIT, WINDOW, SlidingWindow
 
 __all__ = [
+    "LIMIT",
+    "WINDOW",
     "RateLimiter",
     "SlidingWindow",
     "SlidingWindowLimiter",

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 from attrs import define, field
@@ -17,7 +18,7 @@ __all__ = ["FaultProxy", "reset"]
 def reset(writer: asyncio.StreamWriter) -> None:
     """Close with RST instead of FIN."""
     sock = writer.get_extra_info("socket")
-    if sock is not None:
+    if sock is not None and sock.fileno() >= 0:  # else it is closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
@@ -108,7 +109,8 @@ class FaultProxy:
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            with suppress(asyncio.CancelledError):  # the proxy goes down meanwhile
+                await asyncio.gather(*ways, return_exceptions=True)
             del self._open[task]
             for end in (writer, there):
                 if end is not None:

@@ -1,0 +1,40 @@
+"""A process that takes turns as fast as it may, and shows each one to a server's book.
+
+python -m tests.redis_worker REDIS_URL BOOK_PORT NAME LIMIT WINDOW SECONDS
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from kie_async.redis_limiter import RedisLimiter
+
+
+async def main(url: str, port: int, name: str, limit: int, window: float, seconds: float) -> None:
+    """Work from a line on stdin on, until the time is over."""
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    async with RedisLimiter.from_url(url, "test", limit=limit, window=window) as limiter:
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + seconds
+
+        async def one() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            while loop.time() < ends:
+                with await limiter.acquire() as turn:
+                    if loop.time() >= ends:
+                        turn.give_back()
+                        break
+                    writer.write(f"{name}\n".encode())
+                    await reader.readline()
+            writer.close()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(limit):
+                group.create_task(one())
+
+
+if __name__ == "__main__":
+    url, port, name, limit, window, seconds = sys.argv[1:]
+    asyncio.run(main(url, int(port), name, int(limit), float(window), float(seconds)))
