@@ -51,6 +51,8 @@ class Server:
         )
         until = time.monotonic() + PATIENCE
         while not _answers(self.port):
+            if self._process.poll() is not None:
+                raise OSError(f"port {self.port} was taken meanwhile")
             assert time.monotonic() < until, "the server did not start"
             time.sleep(0.02)
 
@@ -87,8 +89,13 @@ def _answers(port: int) -> bool:
 @contextmanager
 def redis_server(folder: Path, *options: str) -> Iterator[Server]:
     """Run a server."""
-    server = Server(folder, *options)
-    server.start()
+    for _ in range(10):
+        server = Server(folder, *options)
+        try:
+            server.start()
+        except OSError:
+            continue
+        break
     try:
         yield server
     finally:
