@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -53,3 +54,4 @@ def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own settings out of the tests."""
     for name in ("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KIE_CONFIG", os.devnull)

@@ -28,6 +28,7 @@ SAME_FLOOR = {
     ("session", "bulk"),  # `KieSession.upscale_many` is a front of it, loaded when called
     ("bulk", "files"),
     ("cli", "emulator"),
+    ("cli", "integrations"),
     ("cli", "report"),
     ("testing", "emulator"),
 }

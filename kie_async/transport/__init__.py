@@ -5,7 +5,8 @@ aiohttp is imported when a transport is opened, not before.
 
 from __future__ import annotations
 
+from kie_async.transport._address import check_address
 from kie_async.transport._api import Transport
 from kie_async.transport._results import Fetched, ResultTransport
 
-__all__ = ["Fetched", "ResultTransport", "Transport"]
+__all__ = ["Fetched", "ResultTransport", "Transport", "check_address"]
