@@ -20,7 +20,11 @@ def credits(as_json: bool) -> int:
     """Print the balance in credits; one is half a US cent.
 
     With --json: event "credits", time, credits. It also shows whether the key is accepted.
-    """
+
+    \b
+    Example:
+      kie credits
+    """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     check_key()
     output = Output(as_json=as_json)
 

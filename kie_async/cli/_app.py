@@ -8,81 +8,110 @@ from collections.abc import Sequence
 import click
 
 import kie_async
-from kie_async.cli._account import credits  # noqa: A004 - the command's name
 from kie_async.cli._advice import first_step
-from kie_async.cli._bulk import bulk
-from kie_async.cli._callbacks import callbacks
-from kie_async.cli._demo import demo
-from kie_async.cli._emulator import emulator
+from kie_async.cli._config import SETTINGS, nearest
 from kie_async.cli._escape import clean
-from kie_async.cli._exits import Exit, exit_of
-from kie_async.cli._journal import journal, reconcile_command
+from kie_async.cli._exits import Exit, Refused, exit_of
+from kie_async.cli._group import Entry, Sections
 from kie_async.cli._output import Output
-from kie_async.cli._report import report
-from kie_async.cli._settings import Refused
-from kie_async.cli._tasks import status, wait
-from kie_async.cli._upscale import upscale
 from kie_async.errors import KieError
 
 __all__ = ["kie", "run"]
 
 
+def _entry(module: str, attribute: str, says: str) -> Entry:
+    return Entry(f"kie_async.cli._{module}", attribute, says)
+
+
+SECTIONS = {
+    "Main": {
+        "upscale": _entry("upscale", "upscale", "Upscale the results of earlier tasks and wait."),
+        "demo": _entry("demo", "demo", "Try the main job without a key, in a few seconds."),
+    },
+    "Tasks": {
+        "status": _entry("tasks", "status", "Look at tasks once."),
+        "wait": _entry(
+            "tasks", "wait", "Wait for tasks that exist already, and save their results."
+        ),
+    },
+    "Bulk": {
+        "bulk": _entry("bulk", "bulk", "Upscale a long list, each id exactly once."),
+        "journal": _entry(
+            "journal", "journal", "Show a run: counts, doubts, and what each state waits for."
+        ),
+        "reconcile": _entry(
+            "journal", "reconcile_command", "Settle doubts: by proof from a list of task ids."
+        ),
+        "report": _entry("report", "report", "Make one page of a run: results, figures, plots."),
+    },
+    "Service": {
+        "credits": _entry("account", "credits", "Print the balance in credits."),
+        "callbacks": _entry("callbacks", "callbacks", "Receive Kie's callbacks."),
+    },
+    "Tools": {
+        "config": _entry("config_command", "config", "Show each setting and where it is from."),
+        "emulator": _entry("emulator", "emulator", "Emulate Kie's API on this machine."),
+    },
+}
+
+END = """\
+Results go to stdout, everything else to stderr. Exit codes:
+  0 done           3 no key, or refused   6 timed out: kie wait      130 interrupted
+  1 another error  4 no credits left      7 in doubt: perhaps paid   143 terminated
+  2 wrong usage    5 a task failed        8 bulk stopped: run again
+  With several tasks all are tried; the code is the first of 7 8 3 4 5 6 1 2 .
+"""
+
+
+def _overrides(
+    _ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, str]:
+    """Take ``NAME=VALUE`` apart; what it means is looked at when it is used."""
+    taken = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name == "api_key":
+            raise click.BadParameter(
+                "every user of a machine can read the arguments of every process: "
+                "export KIE_API_KEY=... instead"
+            )
+        if name not in SETTINGS:
+            raise click.BadParameter(f"{clean(name)!r} is no setting{nearest(name, SETTINGS)}")
+        if not equals or not value:
+            raise click.BadParameter(f"it is NAME=VALUE, such as {name}={SETTINGS[name].example}")
+        taken[name] = value
+    return taken
+
+
 @click.group(
+    cls=Sections,
+    sections=SECTIONS,
+    end=END,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.option(
+    "-c",
+    "--set",
+    "settings",
+    multiple=True,
+    callback=_overrides,
+    metavar="NAME=VALUE",
+    help="Change a setting for this command; see: kie config.",
+)
 @click.version_option(kie_async.__version__, prog_name="kie", message="%(prog)s %(version)s")
-def kie() -> None:
-    """Upscale and collect images and videos with Kie AI.
+def kie(settings: dict[str, str]) -> None:
+    """Make, upscale and collect images and videos with Kie AI.
 
+    \b
     No task is lost, and none is paid for twice.
 
     \b
-    Try it without a key:
-      kie demo
-    With a key:
-      export KIE_API_KEY=...
-      kie credits
-      kie upscale TASK_ID --out results/
-      kie bulk ids.txt --journal run.db --out results/
-
-    The key comes from the environment variable KIE_API_KEY only. There is no option for it:
-    every user of a machine can read the arguments of every process. KIE_BASE_URL names
-    another address than https://api.kie.ai, such as that of an emulator.
-
-    Results go to stdout; progress and messages go to stderr. NO_COLOR is respected.
-
-    \b
-    Exit codes:
-      0    done
-      1    another error: no connection, no such task, a file not saved
-      2    wrong usage; nothing was sent
-      3    authentication: no key, or a refused one
-      4    not enough credits, or the key's own limit is reached
-      5    a task failed
-      6    timed out; the task goes on (kie wait)
-      7    in doubt: a create may have been paid for, and its task id is unknown
-      8    a bulk run stopped early, in good order: run the same again
-      130  interrupted with Ctrl-C
-      143  terminated (SIGTERM)
-    With several tasks all are tried, and the code is the most serious:
-    7, then 8, 3, 4, 5, 6, 1, 2. An interruption is told before all of them.
+    Without a key:  kie demo
+    With a key:     export KIE_API_KEY=...   (never an argument: others can see it)
+                    kie doctor
+                    kie upscale TASK_ID --out results/
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
-
-
-for command in (
-    demo,
-    upscale,
-    status,
-    wait,
-    credits,
-    bulk,
-    journal,
-    reconcile_command,
-    report,
-    callbacks,
-    emulator,
-):
-    kie.add_command(command)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kie_async.cli._config import current
 from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
 from kie_async.cli._running import run
@@ -22,7 +23,9 @@ __all__ = ["bulk"]
 FORMATS = ("auto", "lines", "csv", "jsonl")
 
 
-def _rate(_ctx: click.Context, _param: click.Parameter, value: str) -> Rate:
+def _rate(_ctx: click.Context, _param: click.Parameter, value: str | Rate) -> Rate:
+    if isinstance(value, Rate):  # the setting
+        return value
     limit, _, window = value.partition("/")
     try:
         rate = Rate(int(limit), float(window))
@@ -61,11 +64,10 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 @click.option("--format", "form", type=click.Choice(FORMATS), default="auto", show_default=True)
 @click.option(
     "--rate",
-    default="20/10",
-    show_default=True,
+    default=lambda: current().get("create_rate").value,
     callback=_rate,
     metavar="N/SECONDS",
-    help="What the account may create.",
+    help="What the account may create. Without it 20/10.",
 )
 @click.option("--in-flight", default=100, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--timeout", default=3600.0, show_default=True, type=click.FloatRange(1.0))

@@ -13,12 +13,11 @@ from kie_async.cli._bulk_end import tell_end
 from kie_async.cli._bulk_input import ItemList
 from kie_async.cli._bulk_view import Ticker, duration
 from kie_async.cli._escape import clean
-from kie_async.cli._exits import exit_of
 from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
 from kie_async.cli._running import Stop
-from kie_async.cli._settings import Refused
-from kie_async.errors import KieError, TaskFailedError, UsageError
+from kie_async.cli._settings import connect
+from kie_async.errors import KieError, TaskFailedError
 from kie_async.journal import Counts, Journal
 from kie_async.limiter import SlidingWindowLimiter
 from kie_async.models import Outcome, OutcomeStatus
@@ -53,10 +52,7 @@ class Wanted:
 async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
     """Open everything, run, and tell the end."""
     limiter = SlidingWindowLimiter(wanted.rate.limit, wanted.rate.window)
-    try:
-        kie = KieSession(limiter=limiter)
-    except UsageError as error:
-        raise Refused(error.message, exit_of(error), "correct or unset KIE_BASE_URL") from None
+    kie = connect(lambda _event: None, limiter=limiter)
     if wanted.dry_run and not wanted.journal.exists():
         async with kie:
             _tell_start(wanted, output, Counts(), await kie.get_credits())

@@ -39,7 +39,11 @@ def demo(out: Path, as_json: bool) -> int:
     It starts an emulator of the API on this machine, upscales six pictures at once through
     the real client over real HTTP, and saves each picture before and after. It costs
     nothing and sends nothing to the network. The JSON objects are those of `kie upscale`.
-    """
+
+    \b
+    Example:
+      kie demo
+    """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     prepared(out)
     output = Output(as_json=as_json)
 

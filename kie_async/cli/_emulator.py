@@ -35,7 +35,11 @@ def emulator(host: str, port: int, speed: float, seed: int, as_json: bool) -> in
     It costs nothing, needs no key, and keeps no data. Its key is no secret.
 
     With --json: one object with event "listening", time, url, api_key, source_ids.
-    """
+
+    \b
+    Example:
+      kie emulator --port 8765
+    """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     output = Output(as_json=as_json)
 
     async def work(stop: Stop) -> int:

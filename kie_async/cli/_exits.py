@@ -17,7 +17,7 @@ from kie_async.errors import (
     WaitTimeoutError,
 )
 
-__all__ = ["Exit", "exit_of", "worst"]
+__all__ = ["Exit", "Refused", "exit_of", "worst"]
 
 
 class Exit(IntEnum):
@@ -34,6 +34,15 @@ class Exit(IntEnum):
     STOPPED = 8
     INTERRUPTED = 130
     TERMINATED = 143
+
+
+class Refused(Exception):  # noqa: N818 - it is no fault of the program
+    """A command cannot begin; nothing was sent."""
+
+    def __init__(self, message: str, code: Exit, step: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.step = step
 
 
 OF_ERROR: tuple[tuple[type[KieError], Exit], ...] = (

@@ -13,3 +13,7 @@ class Rate:
 
     limit: int
     window: float
+
+    def __str__(self) -> str:
+        """Return it as it is typed."""
+        return f"{self.limit}/{self.window:g}"

@@ -1,8 +1,9 @@
-"""What commands share: ids, common options, and the session from the environment."""
+"""What commands share: ids, common options, and the session that the settings describe."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +13,14 @@ from urllib.parse import urlsplit
 
 import click
 
-from kie_async.cli._exits import Exit
+from kie_async.cli._config import SETTINGS, Config, current
+from kie_async.cli._escape import clean
+from kie_async.cli._exits import Exit, Refused
 from kie_async.errors import UsageError
 from kie_async.instrumentation import Hook
-from kie_async.models import Secret, check_seconds, check_task_id
+from kie_async.limiter import RateLimiter, SlidingWindowLimiter
+from kie_async.models import check_seconds, check_task_id
+from kie_async.retry import CreateRetry
 from kie_async.session import KieSession
 
 __all__ = [
@@ -33,15 +38,6 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Refused(Exception):  # noqa: N818 - it is no fault of the program
-    """A command cannot begin; nothing was sent."""
-
-    def __init__(self, message: str, code: Exit, step: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.step = step
 
 
 def _seconds(_ctx: click.Context, param: click.Parameter, value: float) -> float:
@@ -66,16 +62,16 @@ out_option = click.option(
     type=click.Path(path_type=Path),
     callback=_directory,
     metavar="DIR",
+    default=lambda: current().get("out").value,
     help="Save the results there; without it their URLs are printed. They expire.",
 )
 timeout_option = click.option(
     "--timeout",
     type=float,
-    default=900.0,
-    show_default=True,
+    default=lambda: current().get("timeout").value,
     callback=_seconds,
     metavar="SECONDS",
-    help="For each task: its turn, the wait and saving together.",
+    help="For each task: its turn, the wait and saving together. Without it 900.",
 )
 speed_option = click.option(
     "--speed",
@@ -117,33 +113,79 @@ def check_key() -> None:
     Raises:
         Refused: There is none, or it holds what no key has.
     """
-    step = "put your key into the environment: export KIE_API_KEY=..., then: kie credits"
-    if not os.environ.get("KIE_API_KEY"):
+    if current().get("api_key").value is None:
         raise Refused(
-            "no API key: the environment variable KIE_API_KEY is not set", Exit.AUTHENTICATION, step
+            "no API key: the environment variable KIE_API_KEY is not set",
+            Exit.AUTHENTICATION,
+            "put your key into the environment: export KIE_API_KEY=..., then: kie credits",
         )
-    try:
-        Secret(os.environ["KIE_API_KEY"], name="API key in KIE_API_KEY")
-    except UsageError as error:
-        raise Refused(error.message, Exit.AUTHENTICATION, step) from None
 
 
-def connect(hook: Hook) -> KieSession:
-    """Return a session with the account that the environment names.
+def connect(hook: Hook, *, limiter: RateLimiter | None = None) -> KieSession:
+    """Return a session with the account that the settings name.
+
+    Args:
+        hook: Told of what happens.
+        limiter: For creates, instead of the setting's.
 
     Raises:
-        Refused: KIE_BASE_URL or KIE_UPLOAD_URL cannot work.
+        Refused: There is no key, or a setting cannot work.
     """
     check_key()
+    config = current()
+    values = {name: config.get(name).value for name in SETTINGS}
+    creates, polls = values["create_rate"], values["poll_rate"]
+    # The process shares one limiter per account, if it is the usual one.
+    if limiter is None and creates != SETTINGS["create_rate"].default:
+        limiter = SlidingWindowLimiter(creates.limit, creates.window)
+    poll_limiter = None
+    if polls != SETTINGS["poll_rate"].default:
+        poll_limiter = SlidingWindowLimiter(polls.limit, polls.window)
     try:
-        return KieSession(hooks=[hook])
+        return KieSession(
+            values["api_key"].reveal(),
+            base_url=values["base_url"],
+            upload_url=values["upload_url"],
+            max_concurrency=values["max_concurrency"],
+            create_retry=CreateRetry[values["create_retry"].upper()],
+            limiter=limiter,
+            poll_limiter=poll_limiter,
+            hooks=[hook, *_logging(config)],
+            request_timeout=values["request_timeout"],
+        )
     except UsageError as error:
-        raise Refused(error.message, Exit.USAGE, "correct or unset KIE_BASE_URL") from None
+        raise Refused(error.message, Exit.USAGE, "see the settings: kie config") from None
+
+
+def _logging(config: Config) -> list[Hook]:
+    """Begin to log to stderr, if a level is set; return what writes the events."""
+    level = config.get("log_level").value
+    if level == "off":
+        return []
+    from kie_async.integrations import LoggingHook
+
+    logger = logging.getLogger("kie_async")
+    logger.setLevel(level.upper())
+    if not any(isinstance(handler.formatter, _OneLine) for handler in logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+    return [LoggingHook()]
+
+
+class _OneLine(logging.Formatter):
+    """Keeps what a server says from commanding the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(clean(line, 2000) for line in super().format(record).split("\n"))
 
 
 def on_loopback() -> bool:
-    """True where KIE_BASE_URL names this machine: an emulator, whose results are here too."""
-    host = urlsplit(os.environ.get("KIE_BASE_URL") or "").hostname or ""
+    """True where the API is on this machine: an emulator, whose results are here too."""
+    try:
+        host = urlsplit(current().get("base_url").value).hostname or ""
+    except Refused:  # told when a session is made
+        return False
     if host == "localhost":
         return True
     try:

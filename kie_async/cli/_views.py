@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kie_async.cli._board import Row
+from kie_async.cli._config import current
 from kie_async.cli._escape import clean
 from kie_async.cli._output import Output, row_fields
 
@@ -116,7 +117,7 @@ def view_for(output: Output, out: Path | None) -> View:
     """Choose what suits the streams."""
     if output.as_json:
         return JsonView(output, out)
-    if output.live:
+    if output.live and current().get("log_level").value == "off":  # lines would tear it
         from kie_async.cli._live import LiveView  # rich takes a tenth of a second to load
 
         return LiveView()
