@@ -49,6 +49,9 @@ SECTIONS = {
         "callbacks": _entry("callbacks", "callbacks", "Receive Kie's callbacks."),
     },
     "Tools": {
+        "doctor": _entry(
+            "doctor", "doctor", "Check the settings, the network, the clock and the key."
+        ),
         "config": _entry("config_command", "config", "Show each setting and where it is from."),
         "emulator": _entry("emulator", "emulator", "Emulate Kie's API on this machine."),
     },
@@ -56,9 +59,9 @@ SECTIONS = {
 
 END = """\
 Results go to stdout, everything else to stderr. Exit codes:
-  0 done           3 no key, or refused   6 timed out: kie wait      130 interrupted
-  1 another error  4 no credits left      7 in doubt: perhaps paid   143 terminated
-  2 wrong usage    5 a task failed        8 bulk stopped: run again
+  0 done           3 key missing or bad  6 timed out: kie wait   130 interrupted
+  1 another error  4 no credits left     7 in doubt: maybe paid  143 terminated
+  2 wrong usage    5 a task failed       8 bulk stopped: again
   With several tasks all are tried; the code is the first of 7 8 3 4 5 6 1 2 .
 """
 
@@ -108,7 +111,7 @@ def kie(settings: dict[str, str]) -> None:
 
     \b
     Without a key:  kie demo
-    With a key:     export KIE_API_KEY=...   (never an argument: others can see it)
+    With a key:     export KIE_API_KEY=...   (never an argument: it is seen)
                     kie doctor
                     kie upscale TASK_ID --out results/
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone

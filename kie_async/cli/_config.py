@@ -10,7 +10,7 @@ import difflib
 import os
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +175,11 @@ SETTINGS = {
 }
 
 
-def nearest(name: str, names: object) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """Return `` - did you mean X?`` for a misspelt name, or nothing."""
-    close = difflib.get_close_matches(name.lower(), [str(each) for each in names], 1, 0.6)  # type: ignore[attr-defined]  # reason: any iterable
-    return f" - did you mean {close[0]}?" if close else ""
+    known = {each.lower(): each for each in names}
+    close = difflib.get_close_matches(name.lower(), known, 1)
+    return f" - did you mean {known[close[0]]}?" if close else ""
 
 
 def config_path(environ: Mapping[str, str]) -> Path:

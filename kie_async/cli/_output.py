@@ -41,7 +41,7 @@ class Output:
         self.plain_terminal = (
             sys.stdout.isatty() and sys.stderr.isatty() and not self.live and not as_json
         )
-        self._colour = _dresses(sys.stdout)
+        self.coloured = _dresses(sys.stdout)
         self._broken = False
 
     def note(self, text: str = "") -> None:
@@ -83,7 +83,7 @@ class Output:
             return
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else None
-        lines = table(columns, rows, width, paint=self._paint if self._colour else None)
+        lines = table(columns, rows, width, paint=self._paint if self.coloured else None)
         for line in lines:
             self.result(line)
 
