@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,8 @@ class Kie:
         process = self.start(*arguments, **env)
         out, err = process.communicate(given, timeout=PATIENCE)
         assert "Traceback" not in err, err
-        assert {**self.environment, **env}["KIE_API_KEY"] not in (out + err) or not (
-            {**self.environment, **env}["KIE_API_KEY"]
-        )
+        key = {**self.environment, **env}["KIE_API_KEY"]
+        assert not key or key not in out + err
         return Ended(process.returncode, out, err)
 
     def kill(self) -> None:
@@ -96,6 +95,3 @@ def kie_fixture(kie_emulator: EmulatorHandle, tmp_path: Path) -> Iterator[Kie]:
     kie = Kie(kie_emulator, tmp_path)
     yield kie
     kie.kill()
-
-
-Runner = Callable[..., Ended]
