@@ -83,7 +83,7 @@ def advice_of(row: Row, out: Path | None) -> str | None:
 
 def money_of(row: Row) -> str:
     """Say whether money may have been spent on the row."""
-    if row.source_id is None:
+    if not row.creates:
         return "Looking costs nothing."
     if status_of(row) == "failed":
         return FREE
@@ -116,27 +116,38 @@ def _next(rows: Sequence[Row], out: Path | None) -> Iterator[str]:
     """Yield the commands to type, or what to do before."""
     row = rows[0]
     to_out = "" if out is None else f" --out {shlex.quote(clean(out))}"
-    again = "kie upscale" if row.source_id is not None else "kie wait"
     if row.exit is Exit.IN_DOUBT:
         yield f"look for it at {LOGS}; if it is there: kie wait ITS_ID{to_out}"
-        yield f"only if it is not: {_command('kie upscale', rows, to_out, source=True)}"
+        yield f"only if it is not: {row.again or _command('kie upscale', rows, to_out)}"
         return
     if row.exit is Exit.AUTHENTICATION:
         yield "put a valid key into the environment variable KIE_API_KEY, then: kie credits"
         return
     if row.exit is Exit.CREDITS:
         yield "add credits at https://kie.ai, then: kie credits"
-    elif isinstance(row.error, NotFoundError | ValidationError):
-        yield f"check the id; those of your account are listed at {LOGS}"
+    elif isinstance(row.error, NotFoundError | ValidationError) and not (
+        row.creates and row.task_id
+    ):
+        yield _correction(row)
         return
     elif isinstance(row.error, KieConnectionError) and row.task_id is None:
         yield "check the network and KIE_BASE_URL, then: kie credits"
     resume = row.task_id is not None and status_of(row) != "failed"
+    if row.again is not None and not resume:
+        yield row.again
+        return
+    verb = "kie wait" if resume or not row.creates else "kie upscale"
     for start in range(0, len(rows), AT_ONCE):
-        some = rows[start : start + AT_ONCE]
-        yield _command("kie wait" if resume else again, some, to_out, source=not resume)
+        yield _command(verb, rows[start : start + AT_ONCE], to_out)
 
 
-def _command(verb: str, rows: Sequence[Row], rest: str, *, source: bool) -> str:
-    ids = (row.name if source else row.task_id or row.name for row in rows)
+def _correction(row: Row) -> str:
+    """Say what to look at when the API finds no sense in the request."""
+    if row.again is not None:
+        return "check the model and its input: kie models, and Kie's page of the model"
+    return f"check the id; those of your account are listed at {LOGS}"
+
+
+def _command(verb: str, rows: Sequence[Row], rest: str) -> str:
+    ids = (row.name if verb == "kie upscale" else row.task_id or row.name for row in rows)
     return " ".join([verb, *(shlex.quote(clean(task_id)) for task_id in ids)]) + rest

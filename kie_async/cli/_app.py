@@ -26,6 +26,7 @@ def _entry(module: str, attribute: str, says: str) -> Entry:
 SECTIONS = {
     "Main": {
         "upscale": _entry("upscale", "upscale", "Upscale the results of earlier tasks and wait."),
+        "run": _entry("run", "run_command", "Run any model and wait for its result."),
         "demo": _entry("demo", "demo", "Try the main job without a key, in a few seconds."),
     },
     "Tasks": {
@@ -45,6 +46,9 @@ SECTIONS = {
         "report": _entry("report", "report", "Make one page of a run: results, figures, plots."),
     },
     "Service": {
+        "models": _entry(
+            "models", "models", "List the Grok Imagine models, with what they take and cost."
+        ),
         "credits": _entry("account", "credits", "Print the balance in credits."),
         "callbacks": _entry("callbacks", "callbacks", "Receive Kie's callbacks."),
     },

@@ -68,10 +68,16 @@ class SavedFile:
 
 @define(eq=False)
 class Row:
-    """One task that a command works on; ``source_id`` is None where none is upscaled."""
+    """One task that a command works on; ``source_id`` is None where none is upscaled.
+
+    ``label`` names what is made where there is no source, and ``again`` is the command that
+    would make it once more.
+    """
 
     source_id: str | None = None
     task_id: str | None = None
+    label: str | None = None
+    again: str | None = None
     phase: str = "queued"
     polls: int = 0
     started: float | None = None
@@ -84,8 +90,13 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The id that the user gave."""
-        return self.source_id or self.task_id or "-"
+        """The id that the user gave, or what stands for it."""
+        return self.source_id or self.label or self.task_id or "-"
+
+    @property
+    def creates(self) -> bool:
+        """True if a task is paid for, and not only looked at."""
+        return self.source_id is not None or self.again is not None
 
     @property
     def running(self) -> bool:

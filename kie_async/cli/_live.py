@@ -90,7 +90,7 @@ def _line(row: Row, name: str, width: int) -> Text:
     line = Text(f"  {name}  ", overflow="ellipsis", no_wrap=True)
     line.append(f"{clean(row.phase, 12).replace('_', ' '):<11}", style=colour)
     line.append(f"{passed:>9}  {polls:<9}")
-    if row.source_id is not None and row.task_id is not None:
+    if row.creates and row.task_id is not None:
         task = clean(row.task_id) if width >= WIDE else short(row.task_id)
         line.append(f"  -> {task}", style="dim")
     return line
