@@ -25,6 +25,9 @@ def _entry(module: str, attribute: str, says: str) -> Entry:
 
 SECTIONS = {
     "Main": {
+        "generate": _entry(
+            "generate", "generate", "Make pictures or a clip from a prompt, save them, and upscale."
+        ),
         "upscale": _entry("upscale", "upscale", "Upscale the results of earlier tasks and wait."),
         "run": _entry("run", "run_command", "Run any model and wait for its result."),
         "demo": _entry("demo", "demo", "Try the main job without a key, in a few seconds."),

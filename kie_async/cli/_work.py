@@ -220,6 +220,9 @@ def _table_of(rows: Sequence[Row], *, upscaled: bool) -> tuple[list[Column], lis
     if not upscaled:  # then there is a task, and no source of it
         columns = [Column("Task"), *columns[2:]]
         cells = [row[1:] for row in cells]
+    if len(rows) > 1 and all(row.label for row in rows):
+        columns = [Column("Step"), *columns]
+        cells = [[str(row.label), *cell] for row, cell in zip(rows, cells, strict=True)]
     return columns, cells
 
 
