@@ -199,7 +199,7 @@ def test_when_the_time_is_over_each_step_has_its_command(kie):
 def test_what_cannot_be_saved_is_not_paid_for_once_more(kie):
     """The upscale waits until somebody has looked."""
     kie.api.inject(Rule(route="files", action="html", status=500))
-    ended = kie("generate", "a", "--upscale", "720p", "--out", "r", "--timeout", "8", "--json")
+    ended = kie("generate", "a", "--upscale", "720p", "--out", "r", "--timeout", "4", "--json")
 
     made, upscaled = ended.events("result")
     assert ended.code in (1, 6)

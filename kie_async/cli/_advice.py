@@ -132,11 +132,14 @@ def _next(rows: Sequence[Row], out: Path | None) -> Iterator[str]:
         return
     elif isinstance(row.error, KieConnectionError) and row.task_id is None:
         yield "check the network and KIE_BASE_URL, then: kie credits"
-    resume = row.task_id is not None and status_of(row) != "failed"
+    failed = status_of(row) == "failed"
+    resume = row.task_id is not None and not failed
     if row.again is not None and not resume:
         yield row.again
         return
     verb = "kie wait" if resume or not row.creates else "kie upscale"
+    if failed and not row.creates:
+        verb, to_out = "kie status", ""
     for start in range(0, len(rows), AT_ONCE):
         yield _command(verb, rows[start : start + AT_ONCE], to_out)
 

@@ -37,6 +37,8 @@ SECTIONS = {
         "wait": _entry(
             "tasks", "wait", "Wait for tasks that exist already, and save their results."
         ),
+        "download": _entry("download", "download", "Save the results of finished tasks."),
+        "upload": _entry("upload", "upload", "Upload files for a model's input."),
     },
     "Bulk": {
         "bulk": _entry("bulk", "bulk", "Upscale a long list, each id exactly once."),

@@ -71,13 +71,14 @@ class Row:
     """One task that a command works on; ``source_id`` is None where none is upscaled.
 
     ``label`` names what is made where there is no source, and ``again`` is the command that
-    would make it once more.
+    would make it once more.  Without ``resumes`` there is no task to wait for.
     """
 
     source_id: str | None = None
     task_id: str | None = None
     label: str | None = None
     again: str | None = None
+    resumes: bool = True
     phase: str = "queued"
     polls: int = 0
     started: float | None = None
@@ -180,7 +181,7 @@ class Board:
     def end(self, row: Row) -> None:
         """Stop the row's clock; tell how it ended, if that is known by now."""
         row.ended = time.monotonic()
-        if row.error is not None and row.error.task_id and row.task_id is None:
+        if row.error is not None and row.error.task_id and row.task_id is None and row.resumes:
             row.task_id = row.error.task_id
         row.phase = status_of(row)
         if not row.unsettled:

@@ -31,6 +31,7 @@ __all__ = [
     "json_option",
     "on_loopback",
     "out_option",
+    "out_option_else",
     "prepared",
     "read_ids",
     "speed_option",
@@ -57,13 +58,22 @@ ids_argument = click.argument("task_ids", nargs=-1, required=True, metavar="TASK
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a line on stdout, nothing else there."
 )
-out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    callback=_directory,
-    metavar="DIR",
-    default=lambda: current().get("out").value,
-    help="Save the results there; without it their URLs are printed. They expire.",
+
+
+def out_option_else(fallback: Path | None, says: str) -> Callable[[F], F]:
+    """Return the option for a directory, which is the setting's if it is not given."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        callback=_directory,
+        metavar="DIR",
+        default=lambda: current().get("out").value or fallback,
+        help=says,
+    )
+
+
+out_option = out_option_else(
+    None, "Save the results there; without it their URLs are printed. They expire."
 )
 timeout_option = click.option(
     "--timeout",

@@ -48,6 +48,7 @@ class Job:
         out: Where to save its results, or None.
         allow_private: Save from loopback too: only an emulator's results are there.
         quiet: Show nothing while it works.
+        name: Returns the template of a row's file names.
         keep: Told of the files of a row; returns where they are now.
     """
 
@@ -56,6 +57,7 @@ class Job:
     out: Path | None = None
     allow_private: bool = False
     quiet: bool = False
+    name: Callable[[Row], str] = lambda _row: "{task_id}"
     keep: Callable[[Row, Sequence[Path]], Sequence[Path]] | None = None
 
 
@@ -109,7 +111,8 @@ class _Crew:
             deadline = asyncio.get_running_loop().time() + self._job.timeout
             try:
                 row.task = await self._job.call(kie, row)
-                row.task_id = row.task.task_id
+                if row.resumes:
+                    row.task_id = row.task.task_id
                 if self._job.out is not None and row.task.succeeded:
                     await self._save(kie, row, row.task, deadline)
             except KieError as error:
@@ -136,7 +139,11 @@ class _Crew:
         left = max(0.001, deadline - asyncio.get_running_loop().time())
         try:
             paths = await kie.download(
-                task, self._job.out, timeout=left, allow_private=self._job.allow_private
+                task,
+                self._job.out,
+                name=self._job.name(row),
+                timeout=left,
+                allow_private=self._job.allow_private,
             )
         except WaitTimeoutError:
             raise WaitTimeoutError(
@@ -231,10 +238,11 @@ def _cells(row: Row) -> list[str]:
     if not results and row.task is not None:
         results = row.task.result_urls
     credits = row.task.credits_consumed if row.task is not None else None
-    state = str(row.task.state) if row.task is not None else status_of(row).replace("_", " ")
+    told = row.task is not None and row.resumes
+    state = str(row.task.state) if row.task and told else status_of(row).replace("_", " ")
     return [
         clean(row.source_id or "-"),
-        clean(row.task_id or "-"),
+        clean(row.task_id or "-") if row.resumes else clean(row.name, 2000),
         clean(state),
         "-" if row.seconds is None else f"{row.seconds:.1f}",
         str(row.polls),
