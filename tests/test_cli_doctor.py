@@ -30,7 +30,7 @@ from tests.conftest import CANARY_KEY
 
 def test_all_is_well_with_an_emulator(kie):
     """Every line but the warning that it is one; nothing is created."""
-    ended = kie("doctor")
+    ended = kie.process("doctor")
 
     lines = ended.out.splitlines()
     assert ended.code == 0, ended

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import time
 
 import pytest
 
 from kie_async.emulator import Rule
-from tests.cli_tools import kie_fixture  # noqa: F401 - a fixture
+from tests.cli_tools import kie_fixture, until  # noqa: F401 - a fixture
 
 PICTURES = "grok-imagine/text-to-image"
 
@@ -26,7 +25,7 @@ def inputs(api) -> list[dict]:
 
 def test_a_prompt_becomes_pictures_and_an_upscale(kie):
     """Six pictures and a larger one, in place; two tasks, each paid for once."""
-    ended = kie("generate", "a", "lighthouse", "--upscale", "1080p", "--out", "r")
+    ended = kie.process("generate", "a", "lighthouse", "--upscale", "1080p", "--out", "r")
 
     first, second = tasks(kie.api)
     assert ended.code == 0, ended
@@ -215,10 +214,7 @@ def test_an_interrupt_names_what_is_paid_and_what_is_left(kie, step):
     slow[step] = 10_000.0
     kie.api._emulator.core.durations = lambda _rng: slow[min(1, len(kie.api.books.creates))]
     process = kie.start("generate", "a", "--upscale", "720p", "--json")
-    deadline = time.monotonic() + 60
-    while len(kie.api.books.creates) <= step:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: len(kie.api.books.creates) > step)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
 

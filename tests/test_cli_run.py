@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from kie_async.emulator import Rule
-from tests.cli_tools import kie_fixture  # noqa: F401 - a fixture
+from tests.cli_tools import kie_fixture, until  # noqa: F401 - a fixture
 
 PICTURES = "grok-imagine/text-to-image"
 
@@ -29,7 +29,7 @@ def sent(api) -> list[dict]:
 
 def test_it_creates_waits_and_saves(kie):
     """Six pictures of one task, paid for once."""
-    ended = kie("run", PICTURES, "-i", "prompt=a lighthouse", "--out", "r")
+    ended = kie.process("run", PICTURES, "-i", "prompt=a lighthouse", "--out", "r")
 
     assert ended.code == 0, ended
     assert ended.out.split("\n")[0].split() == [
@@ -183,7 +183,7 @@ def test_a_time_out_and_an_interrupt_name_the_task(kie):
     slowly(kie.api)
     late = kie("run", PICTURES, "-i", "prompt=a", "--timeout", "1", "--out", "r")
     process = kie.start("run", PICTURES, "-i", "prompt=a", "--json")
-    created = json.loads(process.stdout.readline())
+    until(lambda: len(kie.api.books.creates) == 2)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
 
@@ -192,7 +192,7 @@ def test_a_time_out_and_an_interrupt_name_the_task(kie):
     assert f"Next: kie wait {first} --out r" in late.err
     assert "is paid for" in late.err
     assert process.returncode == 130
-    assert json.loads(out.splitlines()[-2])["next"] == f"kie wait {created['task_id']}"
+    assert json.loads(out.splitlines()[-2])["next"] == f"kie wait {kie.api.books.creates[1][2]}"
 
 
 def test_no_key_sends_nothing(kie):
