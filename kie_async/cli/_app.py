@@ -62,6 +62,9 @@ SECTIONS = {
             "doctor", "doctor", "Check the settings, the network, the clock and the key."
         ),
         "config": _entry("config_command", "config", "Show each setting and where it is from."),
+        "completion": _entry(
+            "completion", "completion", "Print what makes your shell complete kie."
+        ),
         "emulator": _entry("emulator", "emulator", "Emulate Kie's API on this machine."),
     },
 }

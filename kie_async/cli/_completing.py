@@ -29,7 +29,9 @@ def complete_field(
     """Offer the inputs of the model that was typed before."""
     from kie_async.cli._catalogue import find
 
-    model = find(str(ctx.params.get("model") or ""))
+    # While `-i` still lacks its value, click has not given the words before it their names.
+    typed = ctx.params.get("model") or next(iter(ctx.args), "")
+    model = find(str(typed))
     if model is None:
         return []
     name, equals, begun = incomplete.partition("=")
