@@ -295,3 +295,11 @@ def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
     """As people type."""
     assert run(["upscael"]) == 2
     assert "did you mean upscale?" in capsys.readouterr().err
+
+
+def test_the_help_names_every_setting():
+    """With what it is, in the order of the table."""
+    told = CliRunner().invoke(kie, ["config", "--help"]).output
+    block = told.partition("Settings:\n")[2].partition("\n\n")[0]
+
+    assert [line.split()[0] for line in block.splitlines() if line[:5].strip()] == list(SETTINGS)

@@ -216,7 +216,7 @@ _LIST = (
     ),
     Model(
         name="grok-imagine-video-1-5-preview",
-        makes="a clip from a text, pictures or both",
+        makes="a clip from a text or pictures",
         inputs=(
             _prompt("up to 4096 characters; or image_urls", needed=False),
             _urls("1 to 7 addresses (1 at 1080p), 20 MB each; or prompt"),
@@ -258,7 +258,7 @@ _LIST = (
     ),
     Model(
         name=f"{TWO}/segment-edit",
-        makes="a picture with some parts changed",
+        makes="a picture, parts of it changed",
         inputs=(
             _prompt(""),
             _source("a 2-0 text-to-image or segment-map task"),

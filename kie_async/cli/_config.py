@@ -48,14 +48,12 @@ class Setting:
         name: As in the file; the environment has it as ``KIE_NAME``.
         read: Makes the value from text or from what TOML has; raises ``_Wrong``.
         default: The value if nobody says anything.
-        says: What it is, in a few words.
         secret: True if its text is never shown.
     """
 
     name: str
     read: Callable[[object], Any]
     default: Any
-    says: str
     secret: bool = False
 
     @property
@@ -145,31 +143,28 @@ def _key(value: object) -> Secret:
 SETTINGS = {
     setting.name: setting
     for setting in (
-        Setting(name="api_key", read=_key, default=None, says="your key", secret=True),
-        Setting(name="base_url", read=_address, default=KIE, says="the API's address"),
+        Setting(name="api_key", read=_key, default=None, secret=True),
+        Setting(name="base_url", read=_address, default=KIE),
         Setting(
             name="upload_url",
             read=_address,
             default=None,
-            says="the upload host; - is base_url's",
         ),
-        Setting(name="timeout", read=_seconds, default=900.0, says="seconds for each task"),
-        Setting(name="request_timeout", read=_seconds, default=30.0, says="seconds a request"),
-        Setting(name="max_concurrency", read=_count, default=20, says="creates in flight"),
-        Setting(name="create_rate", read=_rate, default=Rate(20, 10), says="creates/seconds"),
-        Setting(name="poll_rate", read=_rate, default=Rate(8, 1), says="polls/seconds"),
+        Setting(name="timeout", read=_seconds, default=900.0),
+        Setting(name="request_timeout", read=_seconds, default=30.0),
+        Setting(name="max_concurrency", read=_count, default=20),
+        Setting(name="create_rate", read=_rate, default=Rate(20, 10)),
+        Setting(name="poll_rate", read=_rate, default=Rate(8, 1)),
         Setting(
             name="create_retry",
             read=_word(*RETRIES),
             default="reported",
-            says="which failed creates are sent again",
         ),
-        Setting(name="out", read=_path, default=None, says="where results are saved"),
+        Setting(name="out", read=_path, default=None),
         Setting(
             name="log_level",
             read=_word(*LOG_LEVELS),
             default="off",
-            says="what is logged to stderr",
         ),
     )
 }

@@ -29,6 +29,22 @@ def config(only_path: bool, as_json: bool) -> int:
     key is never shown.
 
     \b
+    Settings:
+      api_key          your key
+      base_url         the API's address
+      upload_url       the upload host's; without it base_url on this machine,
+                       else Kie's
+      timeout          seconds for each task, all together
+      request_timeout  seconds for each request
+      max_concurrency  creates in flight at once
+      create_rate      what the account may create: so many in so many seconds
+      poll_rate        how often tasks are looked at
+      create_retry     which failed creates are sent again: never; rejected: what
+                       surely created nothing; reported: also code 500
+      out              where results are saved
+      log_level        what is logged to stderr: off error warning info debug
+
+    \b
     Examples:
       kie config
       kie -c timeout=60 -c base_url=http://127.0.0.1:8765 config
@@ -37,7 +53,7 @@ def config(only_path: bool, as_json: bool) -> int:
     \b
     With --json each line has "event": "setting", "time", and:
       name, value (of api_key: null), is_set, source: flag environment file
-      default, where: the variable or the file, or null
+      default, where: the option, variable or file, or null
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     output = Output(as_json=as_json)
     if only_path:
@@ -50,7 +66,7 @@ def config(only_path: bool, as_json: bool) -> int:
     values = settings.all()
     for value in values:
         output.event("setting", _fields(value))
-    columns = [Column("Setting"), Column("Value"), Column("From"), Column("What it is", below=True)]
+    columns = [Column("Setting"), Column("Value"), Column("From")]
     output.table(columns, [_cells(value) for value in values])
     if not as_json:
         state = "read" if settings.exists else "not there; the defaults are fine"
@@ -60,7 +76,7 @@ def config(only_path: bool, as_json: bool) -> int:
 
 def _cells(value: Value) -> list[str]:
     origin = {"environment": value.where, "flag": "-c"}.get(value.source, value.source)
-    return [value.setting.name, clean(value.shown(), 2000), origin, value.setting.says]
+    return [value.setting.name, clean(value.shown(), 2000), origin]
 
 
 def _fields(value: Value) -> dict[str, object]:

@@ -142,7 +142,7 @@ def _tell(finding: Finding, output: Output) -> None:
     for line in rest:
         output.result(margin + line)
     if finding.next is not None:
-        output.result(f"{margin}Next: {finding.next}")
+        output.result(f"      Next: {finding.next}")
 
 
 def _wrapped(text: str) -> list[str]:

@@ -176,10 +176,11 @@ class _Chain:
             call=call, timeout=self._left(), out=self._order.out, allow_private=on_loopback()
         )
 
-    async def _make(self, kie: KieSession, _row: Row) -> Task:
+    async def _make(self, kie: KieSession, row: Row) -> Task:
         wanted: Any = self._order.wanted
         self._deadline = asyncio.get_running_loop().time() + self._order.timeout
         if self._order.images:
+            row.phase = "uploading"
             urls = [await self._address(kie, image) for image in self._order.images]
             wanted = evolve(wanted, image_urls=tuple(urls))
         return await kie.generate(wanted, timeout=max(0.1, self._left()))

@@ -16,6 +16,8 @@ from kie_async.cli._escape import clean, short
 
 __all__ = ["LiveView", "picture"]
 
+FEW = 3
+"""Tasks whose ids stay on the screen, whatever becomes of the program."""
 TICK = 0.125
 BAR = 24
 WIDE = 110
@@ -48,7 +50,9 @@ class LiveView:
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     def show(self, kind: str, row: Row, word: str) -> None:
-        """Nothing: the next drawing has it."""
+        """Leave a paid id on the screen, if they are few; the next drawing has the rest."""
+        if kind == "created" and len(self._rows) <= FEW:
+            self.note(f"  {clean(row.name)}  created task {clean(row.task_id)}")
 
     def note(self, text: str) -> None:
         """Write above the moving lines."""

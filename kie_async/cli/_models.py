@@ -65,14 +65,12 @@ def _list(output: Output) -> None:
         Column("Model"),
         Column("Credits", right=True),
         Column("Makes", below=True),
-        Column("Needs", below=True),
     ]
     rows = [
         [
             model.name,
             price_text(model.prices),
             model.makes,
-            ", ".join(each.name for each in model.inputs if each.needed) or "-",
         ]
         for model in MODELS.values()
     ]
