@@ -210,6 +210,16 @@ def test_a_lost_answer_is_code_7(api, run):
     assert "in doubt" in out
 
 
+def test_what_is_typed_again_has_the_same_resolution(api, run):
+    """The suggested command asks for what was asked for."""
+    source = api.add_source_task()
+    api.inject(Rule(route="createTask", action="fin", when="after"))
+
+    _, _, err = run("upscale", source, "--resolution", "1080p")
+
+    assert f"only if it is not: kie upscale {source} --resolution 1080p" in err
+
+
 def test_a_result_that_cannot_be_saved_is_code_1(api, run):
     """The task is paid for and done; only the file is fetched again."""
     api._emulator.core.result_urls = lambda _task: ["http://127.0.0.1:9/gone.png"]

@@ -135,7 +135,7 @@ def _next(rows: Sequence[Row], out: Path | None) -> Iterator[str]:
     failed = status_of(row) == "failed"
     resume = row.task_id is not None and not failed
     if row.again is not None and not resume:
-        yield row.again
+        yield from dict.fromkeys(each.again for each in rows if each.again is not None)
         return
     verb = "kie wait" if resume or not row.creates else "kie upscale"
     if failed and not row.creates:
@@ -153,4 +153,5 @@ def _correction(row: Row) -> str:
 
 def _command(verb: str, rows: Sequence[Row], rest: str) -> str:
     ids = (row.name if verb == "kie upscale" else row.task_id or row.name for row in rows)
-    return " ".join([verb, *(shlex.quote(clean(task_id)) for task_id in ids)]) + rest
+    told = " ".join([verb, *(shlex.quote(clean(task_id)) for task_id in ids)])
+    return told + (rows[0].options if verb == "kie upscale" else "") + rest

@@ -71,13 +71,15 @@ class Row:
     """One task that a command works on; ``source_id`` is None where none is upscaled.
 
     ``label`` names what is made where there is no source, and ``again`` is the command that
-    would make it once more.  Without ``resumes`` there is no task to wait for.
+    would make it once more; ``options`` belong to ``kie upscale``.  Without ``resumes``
+    there is no task to wait for.
     """
 
     source_id: str | None = None
     task_id: str | None = None
     label: str | None = None
     again: str | None = None
+    options: str = ""
     resumes: bool = True
     phase: str = "queued"
     polls: int = 0

@@ -117,8 +117,9 @@ def bulk(
       summary   the figures, unexplained_credits, stopped_by, exit_code
 
     \b
-    Exit codes: 0 all done; 8 stopped early, run the same again; 7 doubts; 5 a task failed;
-    1 a file was not saved; 130 and 143 interrupted; others as kie --help.
+    Exit codes: 0 all done; 8 stopped early, run the same again; 7 doubts;
+    5 a task failed; 1 a file was not saved; 130 and 143 interrupted; others as
+    kie --help.
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     from kie_async.cli._bulk_input import ItemList
     from kie_async.cli._bulk_work import Wanted, work

@@ -40,7 +40,8 @@ def doctor(journals: Path, as_json: bool) -> int:
       summary  how many of each state, exit_code
 
     \b
-    Exit codes: 0 nothing failed; 3 there is no key, or it is refused; 1 something else failed.
+    Exit codes: 0 nothing failed; 3 the key is missing or refused; 1 another
+    thing failed.
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     from kie_async.cli._doctor_work import work
 

@@ -94,7 +94,7 @@ def generate(
     \b
     Examples:
       kie generate a lighthouse at dusk --out results/
-      kie generate "waves at night" --video --duration 6 --upscale 1080p --out results/
+      kie generate "waves at night" --video --upscale 1080p --out results/
       kie generate "make it snow" --image photo.png --out results/
 
     With --json the objects are those of `kie upscale`; source_id is null for what is made
@@ -156,7 +156,8 @@ class _Chain:
 
     async def _upscaled(self, first: Row) -> Row:
         """Upscale what is there; without it the row tells how to do that later."""
-        row = Row(source_id=first.task_id, label="upscale", again=self._upscale_command(first))
+        options = f" --resolution {self._order.larger}"
+        row = Row(source_id=first.task_id, label="upscale", options=options)
         if status_of(first) == "done" and not self._stop.asked:
             if self._left() > 0:
                 await work_off(self._job(self._enlarge), [row], connect, self._output, self._stop)
@@ -197,11 +198,6 @@ class _Chain:
         return await kie.upscale(
             row.name, resolution=self._order.larger, timeout=max(0.1, self._left())
         )
-
-    def _upscale_command(self, first: Row) -> str:
-        words = ["kie", "upscale", clean(first.task_id), "--resolution", str(self._order.larger)]
-        words += ["--out", clean(self._order.out, 2000)] if self._order.out is not None else []
-        return shlex.join(words)
 
 
 def _label(wanted: GrokInput) -> str:

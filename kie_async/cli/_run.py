@@ -87,7 +87,7 @@ def run_command(
 
     \b
     Fields:
-      -i prompt="a lighthouse"     text; a number or true where the field takes that
+      -i prompt="a lighthouse"     text; or a number, where one is wanted
       -i duration:=6               JSON: a number, true, null, a list, an object
       -i prompt=@prompt.txt        the text of a file; @- is stdin
       -i words:=@list.json         the JSON of a file

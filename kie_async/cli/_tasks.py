@@ -50,8 +50,9 @@ def status(task_ids: tuple[str, ...], as_json: bool) -> int:
       kie status 281e5b0c74d14a5d8f39b9aa00c1e2d3
 
     \b
-    With --json each line has event "task", time, and: task_id, model, state, created_at,
-    completed_at (Unix seconds), credits, result_urls, fail_code, fail_message, error.
+    With --json each line has event "task", time, and:
+      task_id, model, state, created_at, completed_at (Unix seconds), credits,
+      result_urls, fail_code, fail_message, error
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     rows = [Row(task_id=task_id) for task_id in read_ids(task_ids)]
     check_key()

@@ -87,7 +87,8 @@ def upscale(
       summary  how many of each status, exit_code
       error    message, next, exit_code: the command could not begin
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
-    rows = [Row(source_id=task_id) for task_id in read_ids(task_ids)]
+    options = f" --resolution {resolution}" if resolution else ""
+    rows = [Row(source_id=task_id, options=options) for task_id in read_ids(task_ids)]
     check_key()
     prepared(out)
     output = Output(as_json=as_json)
