@@ -97,7 +97,7 @@ def money_of(row: Row) -> str:
 def first_step(error: KieError) -> str:
     """Return the next step after an error that concerns no single task."""
     if isinstance(error, KieConnectionError):
-        return "check the network and KIE_BASE_URL, then: kie credits"
+        return "check the network and KIE_BASE_URL: kie doctor"
     return "try again later: kie credits"
 
 
@@ -131,7 +131,7 @@ def _next(rows: Sequence[Row], out: Path | None) -> Iterator[str]:
         yield _correction(row)
         return
     elif isinstance(row.error, KieConnectionError) and row.task_id is None:
-        yield "check the network and KIE_BASE_URL, then: kie credits"
+        yield "check the network and KIE_BASE_URL: kie doctor"
     failed = status_of(row) == "failed"
     resume = row.task_id is not None and not failed
     if row.again is not None and not resume:

@@ -116,10 +116,7 @@ def _overrides(
 )
 @click.version_option(kie_async.__version__, prog_name="kie", message="%(prog)s %(version)s")
 def kie(settings: dict[str, str]) -> None:
-    """Make, upscale and collect images and videos with Kie AI.
-
-    \b
-    No task is lost, and none is paid for twice.
+    """Make, upscale and collect images and videos: no task lost, none paid for twice.
 
     \b
     Without a key:  kie demo
