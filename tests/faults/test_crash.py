@@ -80,9 +80,7 @@ async def test_fault_K03_killed_after_the_request_before_the_create(tmp_path: Pa
 async def test_fault_K04_killed_after_the_create_before_the_answer(tmp_path: Path):
     """In doubt; the reference in the task's own record binds it."""
     async with world(tmp_path) as w:
-        w.emulator.inject(
-            Rule(route="createTask", action="delay", when="after", delay=60.0, nth=0)
-        )
+        w.emulator.inject(Rule(route="createTask", action="delay", when="after", delay=60.0, nth=0))
         worker = w.start(in_flight=1, callbacks=True)
         await until(lambda: w.books.creates)
         assert await worker.kill() == KILLED
@@ -168,7 +166,7 @@ async def test_fault_K08_killed_after_success_before_the_download(tmp_path: Path
     async with world(tmp_path) as w:
         job = {"in_flight": 1, "save": True}
         assert await w.run(kill_at="record_done.after_commit", **job) == KILLED
-        assert list(w.states().values())[0] == "done"
+        assert w.states()[w.ids[0]] == "done"
         assert list(tmp_path.glob("out/*.png")) == []
 
         assert await w.run(**job) == 0

@@ -24,7 +24,7 @@ import os
 import random
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -63,7 +63,7 @@ _forks.set_forkserver_preload(["pytest", "tests.faults.world_k"])
 async def until(true: Callable[[], Any], seconds: float = PATIENCE) -> None:
     """Wait until something is true that another process does."""
     async with asyncio.timeout(seconds):
-        while not true():
+        while not true():  # noqa: ASYNC110 - another process does it, and tells nobody
             await asyncio.sleep(0.005)
 
 
@@ -167,7 +167,7 @@ async def _work(job: Job) -> None:
                 async for doubt in journal.doubts():
                     await journal.resolve(doubt.item.source_id, recreate=True)
             run = session.upscale_many(
-                _limited(job, journal),
+                job.ids,
                 journal=journal,
                 resolution=job.resolution,
                 directory=job.folder / "out" if job.save else None,
@@ -179,23 +179,14 @@ async def _work(job: Job) -> None:
                 pass
 
 
-async def _limited(job: Job, journal: Journal) -> AsyncIterator[str]:
-    """Yield the ids; then let no file grow by more than the room that there is."""
-    for one in job.ids:
-        yield one
-    if job.room is not None:
-        import resource
-
-        size = sum(path.stat().st_size for path in job.folder.glob("run.db-wal"))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + job.room, resource.RLIM_INFINITY))
-
-
 def _killer(job: Job) -> Callable[[str], None]:
     """Return what the journal tells its points to; it kills this process at one of them."""
     left = job.hit
 
     def reach(point: str) -> None:
         nonlocal left
+        if point == "plan.after_commit" and job.room is not None:
+            _limit(job.folder, job.room)
         if point == job.kill_at:
             left -= 1
             if not left:
@@ -213,6 +204,14 @@ def _killer(job: Job) -> Callable[[str], None]:
 
     _part.moved_to, _part.sync_folder = moving, syncing  # this process has no other use
     return reach
+
+
+def _limit(folder: Path, room: int) -> None:
+    """Let no file of this process grow by more than *room* bytes beyond the log's size."""
+    import resource
+
+    size = (folder / "run.db-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, resource.RLIM_INFINITY))
 
 
 def _intend_late() -> None:
@@ -334,7 +333,7 @@ class World:
 
     def violations(self, *, extra: int = 0) -> list[str]:
         """Compare books, journal and files; *extra* creates too many are announced."""
-        return violations(self.books, self.folder, extra=extra)
+        return violations(self.books, self.folder, self.ids, extra=extra)
 
 
 @asynccontextmanager
@@ -394,8 +393,8 @@ def attempts(path: Path) -> list[dict[str, Any]]:
     return rows(path, f"{asked} ORDER BY a.item, a.number")
 
 
-def violations(books: Books, folder: Path, *, extra: int = 0) -> list[str]:
-    """Say what is wrong between the books, the journal and the files of a folder.
+def violations(books: Books, folder: Path, ids: Collection[str], *, extra: int = 0) -> list[str]:
+    """Say what is wrong with these sources between books, journal and files of a folder.
 
     An item that is still ``sending`` counts as in doubt: the next start makes it so.
     """
@@ -408,8 +407,8 @@ def violations(books: Books, folder: Path, *, extra: int = 0) -> list[str]:
     for row in attempts(path):
         tried.setdefault(row["source_id"], []).append(row)
     known = {row["task_id"] for each in tried.values() for row in each if row["task_id"]}
-    found += [f"I1 {one} was paid {n} times" for one, n in books.paid.items() if n > 1 + extra]
-    for create in books.creates:
+    found += [f"I1 {one} was paid {n} times" for one in ids if (n := books.paid(one)) > 1 + extra]
+    for create in [row for row in books.creates if row.source_id in ids]:
         item = made.get(create.source_id)
         state = item["state"] if item else "unknown"
         if create.task_id not in known and state not in {"in_doubt", "sending"}:
