@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from kie_async.bulk import audit
 from kie_async.emulator import Rule
 from kie_async.journal import ItemState, Journal
+from kie_async.testing import VirtualKie
 from tests.clock import Held, jumping
-from tests.fakes import FakeAPI, session_on
 from tests.faults.world_k import KILLED, until, world
 
 pytestmark = pytest.mark.timeout(120)
@@ -142,22 +143,21 @@ async def test_fault_K07_killed_while_polling(tmp_path: Path):
 @jumping
 async def test_fault_K07_an_adopted_task_is_asked_about_within_a_second(tmp_path: Path):
     """Its wait begins with a look: who knows how long it has been done."""
-    api = FakeAPI(duration=100.0)
-    opened = Journal(tmp_path / "run.db")
-    async with opened, session_on(api) as kie:
+    api = VirtualKie(durations=lambda _rng: 1000.0)
+    loop = asyncio.get_running_loop()
+    source = api.add_source_task()
+    opened = Journal(tmp_path / "run.db", clock=lambda: api.api.unix(loop.time()))
+    async with opened, api.session() as kie:
         journal = Held(opened)
-        run = kie.upscale_many(["a"], journal=journal, task_timeout=1.0)
-        assert [outcome.status for outcome in [one async for one in run]] == ["failed"]
-        api.polls.clear()
-        began = len(api.creates)
+        first = [o async for o in kie.upscale_many([source], journal=journal, task_timeout=30.0)]
+        polls = len(api.books.polls)
 
-        again = kie.upscale_many(["a"], journal=journal, task_timeout=1.0)
-        assert [outcome.source_id async for outcome in again] == ["a"]
+        again = [o async for o in kie.upscale_many([source], journal=journal, task_timeout=1.0)]
 
-        item = await journal.get("a")
-        assert item.state is ItemState.SENT
-        assert len(api.creates) == began == 1
-        assert len(api.polls) == 1
+        assert [outcome.status for outcome in (*first, *again)] == ["failed", "failed"]
+        assert len(api.books.polls) == polls + 1
+        assert (await journal.get(source)).state is ItemState.SENT
+        assert api.books.paid(source) == 1
 
 
 @pytest.mark.asyncio
