@@ -24,6 +24,7 @@ import os
 import random
 import signal
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, closing
 from multiprocessing.process import BaseProcess
@@ -140,13 +141,20 @@ def work(job: Job) -> None:
         os._exit(STOPPED)
 
 
-def kie(arguments: list[str], url: str, api_key: str) -> None:
-    """Run the command line; another target."""
+def kie(arguments: list[str], url: str, api_key: str, said: Path) -> None:
+    """Run the command line, and write what it says into a file; another target."""
     from kie_async.cli import main
+    from kie_async.session import _session
+
+    _session.PollSchedule = lambda: PollSchedule(first_gap=0.05, min_gap=0.02)  # type: ignore
 
     os.environ |= {"KIE_BASE_URL": url, "KIE_API_KEY": api_key}
+    told = os.open(said, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(told, 1)
+    os.dup2(told, 2)
+    sys.argv = ["kie", *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    main(arguments)
+    main()
 
 
 async def _work(job: Job) -> None:
@@ -296,7 +304,12 @@ class World:
 
     def command(self, *arguments: str) -> Worker:
         """Start the command line."""
-        return self._started(kie, list(arguments), self.emulator.url, self.emulator.api_key)
+        api = self.emulator
+        return self._started(kie, list(arguments), api.url, api.api_key, self.folder / "said")
+
+    def said(self) -> str:
+        """Return what the command lines said."""
+        return (self.folder / "said").read_text()
 
     def _started(self, target: Callable[..., None], *args: Any) -> Worker:
         process = _forks.Process(target=target, args=args, daemon=True)
