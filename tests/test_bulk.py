@@ -158,7 +158,7 @@ async def test_a_crash_leaves_doubts_at_most_for_the_creates_in_flight(tmp_path)
             task.cancel()  # a crash: nobody drains anything
         await asyncio.gather(first, return_exceptions=True)
         await asyncio.sleep(0)
-        await kie._transport.close()  # the kernel would do that
+        await kie.close(grace=0.0)  # as far as the kernel would do it
 
     after = FakeAPI(duration=20.0)
     after.tasks = api.tasks

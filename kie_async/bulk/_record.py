@@ -15,8 +15,10 @@ from kie_async.errors import (
     KieError,
     NotFoundError,
     ResponseError,
+    SessionClosedError,
     SpendLimitError,
     ValidationError,
+    WrongLoopError,
 )
 from kie_async.instrumentation import DoubleSpend, Event, logger
 from kie_async.journal import JournalStore
@@ -63,7 +65,9 @@ def stops_the_run(error: KieError) -> bool:
         | KeyQuotaError
         | FeatureDisabledError
         | JournalError
-        | SpendLimitError,
+        | SpendLimitError
+        | SessionClosedError
+        | WrongLoopError,
     )
 
 

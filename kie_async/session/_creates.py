@@ -153,8 +153,10 @@ class Creates:
                 waited = self._time() - asked_at
                 self._hooks.emit(TurnTaken(lane=ROUTE, waited=waited))
             # No await between the turn and its section: the turn has one owner always.
-            section = asyncio.get_running_loop().create_task(self._section(order, turn))
-            order.in_flight, order.section = True, section
+            order.in_flight = True  # before it: an eager loop runs the section at once
+            section = order.section = asyncio.get_running_loop().create_task(
+                self._section(order, turn)
+            )
             self._sections.add(section)
             section.add_done_callback(self._sections.discard)
             answer = await self._answer_of(section, order)

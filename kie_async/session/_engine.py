@@ -88,6 +88,11 @@ class Opened:
     closing: asyncio.Task[None] | None = None
     disconnect: Callable[[], None] = field(default=lambda: None)
 
+    @property
+    def lost(self) -> bool:
+        """True if its loop has ended, or if this is a fork: nothing of it can be closed."""
+        return self.pid != os.getpid() or self.loop.is_closed()
+
 
 class Engine:
     """Runs the calls of one session."""
@@ -117,11 +122,12 @@ class Engine:
 
     @property
     def is_open(self) -> bool:
-        """True between open and close."""
-        return self._opened is not None
+        """True between open and close, in the process that opened it."""
+        return self._opened is not None and self._opened.pid == os.getpid()
 
     async def open(self) -> None:
         """Bind to the running loop and to this process."""
+        self._let_go()
         if self._opened is not None:
             raise SessionClosedError("the session is already entered; make a second one")
         await self._transport.open()
@@ -159,12 +165,27 @@ class Engine:
     async def close(self, grace: float) -> None:
         """End every call, and give creates under way *grace* seconds to bring their ids."""
         check_seconds(grace, "grace", zero=True)
+        self._let_go()
         opened = self._opened
         if opened is None:
+            await self._transport.close()
             return
+        if opened.loop is not _running_loop():
+            raise WrongLoopError("the session was entered in another event loop: close it there")
         if opened.closing is None:
             opened.closing = opened.loop.create_task(self._close(opened, grace))
         await asyncio.shield(opened.closing)
+
+    def _let_go(self) -> None:
+        """Forget what cannot be closed any more: its loop is gone, or is another process's."""
+        opened = self._opened
+        if opened is not None and opened.lost:
+            self._opened = None
+            self._scopes.clear()
+            if opened.pid != os.getpid():
+                _inherited.append(opened)  # to destroy it would disturb the parent's sockets
+            else:
+                opened.disconnect()
 
     async def _close(self, opened: Opened, grace: float) -> None:
         self._end_calls(lambda order: order is None or not order.in_flight)
@@ -189,7 +210,7 @@ class Engine:
             raise SessionClosedError(
                 "the session is not open: use it inside `async with KieSession() as kie:`"
             )
-        if opened.pid != os.getpid() or opened.loop is not asyncio.get_running_loop():
+        if opened.pid != os.getpid() or opened.loop is not _running_loop():
             raise WrongLoopError(
                 "the session was entered in another event loop or process: enter one here"
             )
@@ -206,7 +227,11 @@ class Engine:
         """
         if timeout is not None:
             check_seconds(timeout, "timeout")
-        opened = self.opened()
+        try:
+            opened = self.opened()
+        except KieError as error:
+            error.task_id = order.task_id
+            raise
         known = order.task_id is not None
         try:
             async with self._scope(timeout, order):
@@ -337,3 +362,13 @@ class Engine:
 
     async def _look(self, task_id: str) -> Task:
         return read_task(await self._send(get_task_request(task_id)), task_id)
+
+
+_inherited: list[Opened] = []
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # a thread without one
+        return None

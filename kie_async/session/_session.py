@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -110,6 +111,17 @@ class KieSession(AccountCalls):
         """Say where it talks to, and nothing of the key."""
         state = "open" if self._engine.is_open else "closed"
         return f"<KieSession {self._transport.base_url} {state}>"
+
+    def __del__(self) -> None:
+        """Complain about a session that was left open."""
+        engine = getattr(self, "_engine", None)
+        if engine is not None and engine.is_open:
+            warnings.warn(
+                f"{self!r} was not closed: use `async with`",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     async def __aenter__(self) -> Self:
         """Bind the session to the running loop and to this process."""
