@@ -238,6 +238,62 @@ def _intend_late() -> None:
     JournalRecord.intend, JournalRecord.settle = nothing, late
 
 
+def lend(url: str, api_key: str, source: str, said: Path) -> None:
+    """Open a session, and use it in a fork of this process; a target."""
+    told: list[str] = []
+
+    async def attempt(call: Callable[[], Any]) -> None:
+        try:
+            told.append(str(await call()))
+        except KieError as error:
+            told.append(type(error).__name__)
+
+    async def main() -> None:
+        session = KieSession(api_key, base_url=url, **quick())
+        async with session:
+            await session.get_credits()  # an open connection, which the fork inherits
+            child = os.fork()
+            if not child:
+                try:
+                    _in_fork(session, attempt, source, told, said)
+                finally:
+                    os._exit(1)
+            await asyncio.to_thread(os.waitpid, child, 0)
+            told.extend(json.loads(said.read_text()))
+            await attempt(session.get_credits)
+            said.write_text(json.dumps(told))
+
+    asyncio.run(main())
+
+
+def _in_fork(
+    session: KieSession, attempt: Callable[..., Any], source: str, told: list[str], said: Path
+) -> None:
+    """Make each call in the child, close the session, and enter it anew."""
+    asyncio.set_event_loop(None)
+
+    async def use() -> None:
+        await attempt(lambda: session.create_task("grok-imagine/upscale", {"task_id": source}))
+        await attempt(lambda: session.upscale(source))
+        await attempt(lambda: session.wait_for_result(source))
+        await attempt(lambda: session.get_task(source))
+        await attempt(session.get_credits)
+        await attempt(session.close)
+        async with session:
+            await attempt(session.get_credits)
+
+    asyncio.run(use())
+    said.write_text(json.dumps(told))
+
+
+async def forked(w: World) -> list[str]:
+    """Lend a session to a fork; return what came of each call there, and of the last one here."""
+    said = w.folder / "said"
+    worker = w.lend(said)
+    assert await worker.ended() == 0
+    return [str(one) for one in json.loads(said.read_text())]
+
+
 @define
 class Worker:
     """A worker's process."""
@@ -306,6 +362,11 @@ class World:
         """Start the command line."""
         api = self.emulator
         return self._started(kie, list(arguments), api.url, api.api_key, self.folder / "said")
+
+    def lend(self, said: Path) -> Worker:
+        """Start a process that opens a session and lends it to its fork."""
+        api = self.emulator
+        return self._started(lend, api.url, api.api_key, self.ids[0], said)
 
     def said(self) -> str:
         """Return what the command lines said."""
