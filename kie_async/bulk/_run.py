@@ -32,7 +32,8 @@ BATCH = 1000
 GRACE = 28.0
 """Seconds for creates under way when a run is left."""
 RESULTS = 1000
-"""Outcomes that wait for a slow consumer; after that the run waits for it."""
+"""Outcomes, or items whose files are being saved, that wait for a slow consumer.  With so
+many, and all room in flight taken, nothing new is begun until he has taken some."""
 
 
 @frozen(kw_only=True)
@@ -84,6 +85,8 @@ class BulkRun:
         self._ready: asyncio.Queue[Item | None] = asyncio.Queue(BATCH)
         self._results: asyncio.Queue[Outcome | None] = asyncio.Queue(RESULTS)
         self._room = asyncio.Semaphore(plan.in_flight)
+        self._untaken = 0  # items that were begun and whose outcome nobody has taken
+        self._taken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._cursor = 0
         self._left = False
@@ -153,6 +156,7 @@ class BulkRun:
         driver = asyncio.get_running_loop().create_task(self._drive())
         try:
             while (outcome := await self._results.get()) is not None:
+                self._take()
                 yield outcome
             await driver
         finally:
@@ -229,9 +233,18 @@ class BulkRun:
 
     def _collect(self, group: asyncio.TaskGroup, item: Item) -> None:
         """Start a job for a task that exists: it needs no turn, and may exceed the room."""
+        self._begin(group, item, holds_room=False)
+
+    def _begin(self, group: asyncio.TaskGroup, item: Item, *, holds_room: bool) -> None:
         job = Job(item, self._tools)
         self._jobs.add(job)
-        job.task = group.create_task(self._run(job, holds_room=False))
+        self._untaken += 1
+        job.task = group.create_task(self._run(job, holds_room=holds_room))
+
+    def _take(self) -> None:
+        """Count an item out: its outcome was taken, or there is none."""
+        self._untaken -= 1
+        self._taken.set()
 
     async def _load(self) -> None:
         """Write what is new into the journal, and hand on what is to do."""
@@ -271,13 +284,14 @@ class BulkRun:
             new = item.state is ItemState.PLANNED
             if new and self._stopping.is_set():
                 continue
+            while self._untaken >= RESULTS + self._plan.in_flight:
+                self._taken.clear()
+                await self._taken.wait()
             await self._room.acquire()
             if new and not self._may_create():
                 self._room.release()
                 continue
-            job = Job(item, self._tools)
-            self._jobs.add(job)
-            job.task = group.create_task(self._run(job))
+            self._begin(group, item, holds_room=True)
 
     def _may_create(self) -> bool:
         if self._stopping.is_set():
@@ -292,12 +306,13 @@ class BulkRun:
         )
         return False
 
-    async def _run(self, job: Job, *, holds_room: bool = True) -> None:
+    async def _run(self, job: Job, *, holds_room: bool) -> None:
         """Run one job; room in flight is free again before its files are saved."""
         try:
             outcome = await job.run()
         except asyncio.CancelledError:
             if self._stopping.is_set():
+                self._take()
                 return  # not sent, or to be collected later: the journal has it
             raise
         finally:
