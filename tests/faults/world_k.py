@@ -45,6 +45,7 @@ from kie_async.files import _part
 from kie_async.journal import ItemState, Journal
 from kie_async.journal._schema import SCHEMA, Schema
 from kie_async.models import Outcome
+from kie_async.session._bulk import BulkCaller
 
 PATIENCE = 60.0
 """Seconds that anything here may take on a busy machine; nothing takes it when it works."""
@@ -99,7 +100,8 @@ class Job:
         save: Save the results, too.
         rate: Its creates per seconds.
         bad: "resends": sends its doubts again.  "forgets": starts without a journal.
-            "late": keeps an intent after the create was sent.
+            "late": keeps an intent after the create was sent.  "bursts": forgets the
+            creates before its start.
         room: Bytes that any file may still grow by once the list is planned.
         everywhere: Put the log into the main file with each commit.
         later: Bring the journal to the schema `LATER`.
@@ -163,6 +165,8 @@ async def _work(job: Job) -> None:
             path.unlink()
     if job.bad == "late":
         _intend_late()
+    if job.bad == "bursts":
+        BulkCaller.remember = lambda *_: None  # type: ignore[method-assign]
     schema = LATER if job.later else SCHEMA
     async with Journal(job.path, _fault=_killer(job), _schema=schema) as journal:
         if job.everywhere:
