@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kie_async.grok_imagine import UPSCALE
 from kie_async.instrumentation import Event
 from kie_async.limiter import SlidingWindowLimiter
 from kie_async.models import Task
+from kie_async.protocol import create_task_request
 from kie_async.session._creates import CreateRecord, Order
 from kie_async.session._engine import Engine
 
@@ -88,13 +90,18 @@ class BulkCaller:
 def callback_maker(
     base: str | None, receiver: CallbackReceiver | None
 ) -> Callable[[], tuple[str, str]] | None:
-    """Return what makes each attempt's callback URL and the reference in it."""
+    """Return what makes each attempt's callback URL and the reference in it.
+
+    Raises:
+        UsageError: *base* is no http(s) URL.
+    """
     if base is not None:
 
         def make() -> tuple[str, str]:
             reference = secrets.token_hex(16)
             return f"{base.rstrip('/')}/{reference}", reference
 
+        create_task_request(UPSCALE, {}, base)  # refused here, and not in each create
         return make
     return receiver.new_callback_url if receiver is not None else None
 

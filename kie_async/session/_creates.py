@@ -20,6 +20,7 @@ from kie_async.errors import (
     MaintenanceError,
     RateLimitError,
     SessionClosedError,
+    UsageError,
 )
 from kie_async.instrumentation import (
     CreateInDoubt,
@@ -211,7 +212,11 @@ class Creates:
         receiver = self._callbacks
         if receiver is not None and callback_url is None and order.callback_url is None:
             callback_url = receiver.new_callback_url().url  # one for each attempt
-        request = order.request(callback_url)
+        try:
+            request = order.request(callback_url)
+        except UsageError as error:  # the record's URL: the intent is withdrawn
+            turn.give_back()
+            return CreateAnswer(verdict=Verdict.NOT_SENT, error=error)
         order.reference = (callback_url or order.callback_url or "").rpartition("/")[2] or None
         if receiver is not None and order.reference is not None:
             order.expects_callback = receiver.is_ours(order.reference)
