@@ -85,10 +85,10 @@ class KieSession(AccountCalls):
         base_url = base_url or os.environ.get("KIE_BASE_URL") or BASE_URL
         if isinstance(max_concurrency, bool) or max_concurrency < 1:
             raise UsageError(f"max_concurrency must be 1 or more, not {max_concurrency}")
-        account = hashlib.sha256(f"{base_url}\n{key.reveal()}".encode()).hexdigest()[:16]
         self._transport = Transport(
             api_key=key, base_url=base_url, upload_url=upload_host(upload_url, base_url), http=http
         )
+        account = hashlib.sha256(f"{base_url}\n{key.reveal()}".encode()).hexdigest()[:16]
         reads = f"{account}-reads"
         settings = Settings(
             transport=self._transport,
