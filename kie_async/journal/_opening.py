@@ -32,6 +32,7 @@ from kie_async.journal._storage import (
     beside,
     check_path,
     check_version,
+    shut_out,
     sync_directory,
     warn_if_remote,
 )
@@ -97,6 +98,7 @@ def open_writer(
                 _make(path, schema)
             version = check_version(path, schema.version)
             check_content(path, full=full_check, schema=schema, version=version)
+            shut_out(path)
             ballast.fill()
             conn = _connect(path, "rw")
             _prepare(conn)

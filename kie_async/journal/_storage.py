@@ -20,7 +20,15 @@ from kie_async.errors import (
 )
 from kie_async.journal._schema import APPLICATION_ID
 
-__all__ = ["Ballast", "beside", "check_path", "check_version", "sync_directory", "warn_if_remote"]
+__all__ = [
+    "Ballast",
+    "beside",
+    "check_path",
+    "check_version",
+    "shut_out",
+    "sync_directory",
+    "warn_if_remote",
+]
 
 logger = logging.getLogger("kie_async.journal")
 
@@ -87,6 +95,23 @@ def check_version(path: Path, newest: int) -> int:
             f"{path} has schema version {version}; this package knows up to {newest}: update it"
         )
     return version
+
+
+def shut_out(path: Path) -> None:
+    """Take everybody's rights from the journal and what lies beside it; a group keeps its own."""
+    if os.name != "posix":
+        return
+    for ending in ("", "-wal", "-shm", ".lock", ".ballast"):
+        file = beside(path, ending)
+        with contextlib.suppress(OSError):  # it is not there, or not ours to change
+            fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                mode = stat.S_IMODE(os.fstat(fd).st_mode)
+                if mode & stat.S_IRWXO:
+                    os.fchmod(fd, mode & ~stat.S_IRWXO)
+                    logger.warning("%s was open to everybody; it is not any more", file)
+            finally:
+                os.close(fd)
 
 
 def sync_directory(directory: Path) -> None:
