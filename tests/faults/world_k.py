@@ -362,10 +362,11 @@ class World:
         """Start a worker."""
         return self._started(work, self.job(**settings))
 
-    def command(self, *arguments: str) -> Worker:
-        """Start the command line."""
+    def command(self, *arguments: str, key: str | None = None) -> Worker:
+        """Start the command line; *key* is another one than the emulator's."""
         api = self.emulator
-        return self._started(kie, list(arguments), api.url, api.api_key, self.folder / "said")
+        said = self.folder / "said"
+        return self._started(kie, list(arguments), api.url, key or api.api_key, said)
 
     def lend(self, said: Path) -> Worker:
         """Start a process that opens a session and lends it to its fork."""
