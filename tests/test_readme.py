@@ -36,7 +36,7 @@ def environment(kie_emulator, monkeypatch, tmp_path):
 
 def test_there_is_no_block_that_nobody_runs():
     """Only Python and shell, and the commands below."""
-    assert {language for language, _ in BLOCKS} <= {"python", "sh"}
+    assert {language for language, _ in BLOCKS} <= {"python", "sh", "toml"}
     assert len(PYTHON) >= 4
 
 
@@ -73,6 +73,23 @@ def test_a_block_of_tests_passes(number, tmp_path):
 
     assert ran.returncode == 0, ran.stdout
     assert f"{TESTS[number].count('def test_')} passed" in ran.stdout
+
+
+def test_the_settings_file_is_one(environment, tmp_path):
+    """Each line of it is a setting that holds."""
+    (tmp_path / "kie.toml").write_text(next(c for language, c in BLOCKS if language == "toml"))
+
+    ran = subprocess.run(
+        ["kie", "config", "--json"],
+        env={**environment, "KIE_CONFIG": str(tmp_path / "kie.toml")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count('"file') >= 4
 
 
 def installed(block: str) -> bool:
