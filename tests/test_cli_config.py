@@ -10,9 +10,12 @@ from click.testing import CliRunner
 
 from kie_async.cli import _settings
 from kie_async.cli._app import SECTIONS, kie, run
-from kie_async.cli._config import SETTINGS, Config, config_path, current
+from kie_async.cli._config import KIE, SETTINGS, Config, config_path, current
+from kie_async.cli._doctor_work import UPLOADS
 from kie_async.cli._exits import Refused
 from kie_async.instrumentation import TaskCreated
+from kie_async.session._account import UPLOAD_URL
+from kie_async.session._session import BASE_URL
 from tests.conftest import CANARY_KEY
 
 
@@ -298,6 +301,19 @@ def test_the_help_of_each_command_fits_eighty_columns(name):
 
     assert told.exit_code == 0
     assert max(map(len, told.output.splitlines())) <= 80
+
+
+def test_help_is_a_word_too(capsys):
+    """As people type it elsewhere."""
+    assert run(["help"]) == 0
+    assert "Main:" in capsys.readouterr().out
+    assert run(["help", "callbacks", "serve"]) == 0
+    assert "Usage: kie callbacks serve" in capsys.readouterr().out
+
+
+def test_the_addresses_are_those_of_the_session():
+    """They stand in two places, so that help and doctor load no session."""
+    assert (KIE, UPLOADS) == (BASE_URL, UPLOAD_URL)
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest(capsys):

@@ -55,10 +55,12 @@ def test_what_is_there_is_not_fetched_again(kie):
 
 
 def test_without_a_directory_it_is_here_or_where_the_setting_says(kie):
-    """And stdin gives ids."""
-    one = kie.api.add_source_task()
+    """And stdin gives ids and addresses."""
+    one, two = (kie.api.add_source_task() for _ in range(2))
 
-    kie("download", "-", given=f"{one}\n")
+    both = kie("download", "-", given=f"{one}\n{url_of(kie, two)}\n")
+    assert both.code == 0, both
+    assert (kie.folder / f"{two}-0.png").is_file()
     kie("download", one, "--name", "mine-{source_id}", KIE_OUT="there")
 
     assert (kie.folder / f"{one}.png").is_file()

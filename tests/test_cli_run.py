@@ -201,3 +201,13 @@ def test_no_key_sends_nothing(kie):
 
     assert ended.code == 3
     assert dict(kie.api.books.requests) == {}
+
+
+def test_a_log_at_debug_tells_much_and_no_key(kie):
+    """The fixture looks for the key; the log is on stderr, and stdout stays clean."""
+    ended = kie.process("run", PICTURES, "-i", "prompt=a", "--json", KIE_LOG_LEVEL="debug")
+
+    assert ended.code == 0
+    assert "task_created task_id=" in ended.err
+    assert "request_sent" in ended.err
+    assert ended.objects[-1]["exit_code"] == 0

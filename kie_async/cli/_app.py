@@ -129,6 +129,8 @@ def kie(settings: dict[str, str]) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     output = Output(as_json="--json" in arguments)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     try:
         result = kie.main(list(arguments), prog_name="kie", standalone_mode=False)
         return int(result) if isinstance(result, int) else int(Exit.OK)

@@ -34,7 +34,7 @@ def config(only_path: bool, as_json: bool) -> int:
       base_url         the API's address
       upload_url       the upload host's; without it base_url on this machine,
                        else Kie's
-      timeout          seconds for each task, all together
+      timeout          seconds for each task, all together; bulk has its own
       request_timeout  seconds for each request
       max_concurrency  creates in flight at once
       create_rate      what the account may create: so many in so many seconds

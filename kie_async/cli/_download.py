@@ -22,6 +22,7 @@ from kie_async.cli._settings import (
     out_option_else,
     prepared,
     read_ids,
+    read_words,
     timeout_option,
 )
 from kie_async.cli._work import Job, report, work_off
@@ -60,8 +61,8 @@ def download(what: tuple[str, ...], out: Path, name: str, timeout: float, as_jso
     """Save the results of finished tasks. It costs nothing.
 
     A dead link is renewed once. What is saved already is not fetched again, and what is
-    half there is gone on with; no other file is ever overwritten. - reads ids from stdin.
-    A URL is one that Kie gave, as `kie status` prints it; the file is named after its end.
+    half there is gone on with; no other file is ever overwritten. A URL is one that Kie
+    gave, as `kie status` prints it; the file is named after its end. - reads both from stdin.
 
     \b
     Examples:
@@ -71,9 +72,10 @@ def download(what: tuple[str, ...], out: Path, name: str, timeout: float, as_jso
     With --json the objects are those of `kie upscale`, with source_id null.
     A task that is not done yet counts as timed out: kie wait.
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
-    urls = list(dict.fromkeys(word for word in what if _is_url(word)))
-    ids = [word for word in what if not _is_url(word)]
-    rows = [Row(task_id=task_id) for task_id in (read_ids(ids) if ids else [])]
+    words = read_words(what)
+    urls = list(dict.fromkeys(word for word in words if _is_url(word)))
+    ids = [word for word in words if not _is_url(word)]
+    rows = [Row(task_id=task_id) for task_id in (read_ids(ids) if ids or not urls else [])]
     links = {_row_of(url, out): url for url in urls}
     check_key()
     prepared(out)

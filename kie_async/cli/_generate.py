@@ -102,6 +102,8 @@ def generate(
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     text = " ".join(prompt)
     if text == "-":
+        if sys.stdin.isatty():
+            click.echo("Type the prompt, then Ctrl-D on a line of its own.", err=True)
         text = sys.stdin.read().strip()
     wanted = _wanted(text, images, options)
     output = Output(as_json=as_json)

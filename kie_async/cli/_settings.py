@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -34,6 +34,7 @@ __all__ = [
     "out_option_else",
     "prepared",
     "read_ids",
+    "read_words",
     "speed_option",
     "timeout_option",
 ]
@@ -94,6 +95,19 @@ speed_option = click.option(
 )
 
 
+def read_words(given: Sequence[str]) -> list[str]:
+    """Return the words; ``-`` stands for those on stdin, apart by white space."""
+    words: list[str] = []
+    for word in given:
+        if word == "-":
+            if sys.stdin.isatty():
+                click.echo("Type task ids, then Ctrl-D on a line of its own.", err=True)
+            words += sys.stdin.read().lstrip("\ufeff").split()
+        else:
+            words.append(word)
+    return words
+
+
 def read_ids(given: Sequence[str]) -> list[str]:
     """Return the ids, each once; ``-`` stands for those on stdin, apart by white space.
 
@@ -101,17 +115,11 @@ def read_ids(given: Sequence[str]) -> list[str]:
         click.UsageError: One of them cannot be a task id, or there is none.
     """
     named: dict[str, None] = {}
-    for word in given:
-        words: Iterable[str] = [word]
-        if word == "-":
-            if sys.stdin.isatty():
-                click.echo("Type task ids, then Ctrl-D on a line of its own.", err=True)
-            words = sys.stdin.read().lstrip("\ufeff").split()
-        for task_id in words:
-            try:
-                named[check_task_id(task_id, "task id")] = None
-            except UsageError as error:
-                raise click.UsageError(error.message) from None
+    for task_id in read_words(given):
+        try:
+            named[check_task_id(task_id, "task id")] = None
+        except UsageError as error:
+            raise click.UsageError(error.message) from None
     if not named:
         raise click.UsageError("no task id given: stdin was empty")
     return list(named)

@@ -26,13 +26,13 @@ from kie_async.session import KieSession
 
 __all__ = ["upload"]
 
-AT_ONCE = 4
+AT_ONCE = 2
 """Files in memory and on the line at once."""
 KEPT = 86_400.0
 """Seconds that an upload is kept at least: one page says a day, others three."""
 
 
-@define
+@define(eq=False)
 class _Upload:
     """One file, and what became of it."""
 

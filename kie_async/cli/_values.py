@@ -138,6 +138,8 @@ def _read(name: str, what: str) -> str:
     """Return the text of a file; ``-`` is stdin."""
     try:
         if name == "-":
+            if sys.stdin.isatty():
+                click.echo("Type it, then Ctrl-D on a line of its own.", err=True)
             data = sys.stdin.buffer.read(MOST_READ + 1)
         else:
             with Path(name).open("rb") as file:
