@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -27,6 +28,8 @@ __all__ = [
 
 MAX_ID_LENGTH = 100
 """Characters of a task id that an upscale takes (documented)."""
+
+_USUAL_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")  # needs no closer look, which takes 6 µs
 
 
 class TaskState(str, Enum):
@@ -208,6 +211,8 @@ def check_task_id(task_id: object, name: str = "task_id") -> str:
     """
     if not isinstance(task_id, str):
         raise UsageError(f"{name} must be text, not {type(task_id).__name__}")
+    if _USUAL_ID.fullmatch(task_id):
+        return task_id
     if not task_id:
         raise UsageError(f"{name} is empty")
     if len(task_id) > MAX_ID_LENGTH:

@@ -46,13 +46,14 @@ class Envelope:
 def parse(response: Response) -> Envelope | None:
     """Return the envelope, or None if the body is no JSON at all."""
     try:
-        whole = json.loads(response.body.decode("utf-8-sig"))
+        text = response.body.decode()
+        whole = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(whole, dict):
         return Envelope(None, "", None, whole)
-    text = whole.get("msg") or whole.get("message") or ""
-    return Envelope(_int_like(whole.get("code")), _clean(text), whole.get("data"), whole)
+    said = whole.get("msg") or whole.get("message") or ""
+    return Envelope(_int_like(whole.get("code")), _clean(said), whole.get("data"), whole)
 
 
 def _int_like(value: Any) -> int | None:
@@ -67,7 +68,10 @@ def _clean(text: Any) -> str:
     """Make a foreign text fit for one line of a message."""
     if not isinstance(text, str):
         return ""
-    return "".join(char if char.isprintable() else " " for char in text[:300]).strip()
+    text = text[:300]
+    if text.isprintable():
+        return text.strip()
+    return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -49,9 +49,12 @@ def download_url_request(url: str) -> Request:
     return Request(method="POST", path="/api/v1/common/download-url", body=_encode({"url": url}))
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def _encode(payload: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
+        return _JSON.encode(payload).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         problem = str(exc)
     raise UsageError(f"the input cannot be written as JSON: {problem}")

@@ -87,10 +87,18 @@ class Order:
     expects_callback: bool = False
     seen: Task | None = None
     polls: int = 0
+    built: Request | None = None
 
     def request(self, callback_url: str | None = None) -> Request:
-        """Build the request; raises UsageError for what cannot work."""
-        return create_task_request(self.model, self.input, callback_url or self.callback_url)
+        """Build the request, once; raises UsageError for what cannot work.
+
+        What is sent is what was checked, even if the caller changes his mapping meanwhile.
+        """
+        if callback_url:  # that of one attempt
+            return create_task_request(self.model, self.input, callback_url)
+        if self.built is None:
+            self.built = create_task_request(self.model, self.input, self.callback_url)
+        return self.built
 
 
 class Creates:
@@ -154,13 +162,13 @@ class Creates:
                 waited = self._time() - asked_at
                 self._hooks.emit(TurnTaken(lane=ROUTE, waited=waited))
             # No await between the turn and its section: the turn has one owner always.
+            loop = asyncio.get_running_loop()
+            heard: asyncio.Future[CreateAnswer] = loop.create_future()
             order.in_flight = True  # before it: an eager loop runs the section at once
-            section = order.section = asyncio.get_running_loop().create_task(
-                self._section(order, turn)
-            )
+            section = order.section = loop.create_task(self._section(order, turn, heard))
             self._sections.add(section)
-            section.add_done_callback(self._sections.discard)
-            answer = await self._answer_of(section, order)
+            section.add_done_callback(lambda section: self._section_ended(section, heard))
+            answer = await self._answer_of(section, heard, order)
         finally:
             if probe:
                 self._lane.leave()
@@ -169,10 +177,32 @@ class Creates:
         assert answer.task_id is not None  # noqa: S101 - ACCEPTED has an id by construction
         return answer.task_id
 
-    async def _answer_of(self, section: asyncio.Task[CreateAnswer], order: Order) -> CreateAnswer:
-        """Wait for the section; its own end by a close is a doubt, no cancellation."""
+    def _section_ended(
+        self, section: asyncio.Task[CreateAnswer], heard: asyncio.Future[CreateAnswer]
+    ) -> None:
+        """Pass on how a section ended that has not answered."""
+        self._sections.discard(section)
+        if heard.done():
+            return
+        bug = None if section.cancelled() else section.exception()
+        if bug is not None:
+            heard.set_exception(bug)
+        else:
+            heard.cancel()
+
+    async def _answer_of(
+        self,
+        section: asyncio.Task[CreateAnswer],
+        heard: asyncio.Future[CreateAnswer],
+        order: Order,
+    ) -> CreateAnswer:
+        """Wait for the section; its own end by a close is a doubt, no cancellation.
+
+        The caller waits for a future of his own and not for the section: he may be
+        cancelled without it, and `asyncio.shield` would cost one more turn of the loop.
+        """
         try:
-            return await asyncio.shield(section)
+            return await heard
         except asyncio.CancelledError:
             me = asyncio.current_task()
             if not section.cancelled() or (me is not None and me.cancelling()):
@@ -184,7 +214,9 @@ class Creates:
         )
         return CreateAnswer(verdict=Verdict.IN_DOUBT, error=doubt)
 
-    async def _section(self, order: Order, turn: Turn) -> CreateAnswer:
+    async def _section(
+        self, order: Order, turn: Turn, heard: asyncio.Future[CreateAnswer]
+    ) -> CreateAnswer:
         """Make one attempt, come what may; failures are values here, not exceptions."""
         try:
             with turn:
@@ -201,6 +233,8 @@ class Creates:
             raise
         finally:
             order.in_flight = False
+        if not heard.done():  # else the caller has left
+            heard.set_result(answer)
         return answer
 
     async def _paid_request(self, order: Order, turn: Turn) -> CreateAnswer:
@@ -251,6 +285,7 @@ class Creates:
         if answer.task_id is not None:
             order.task_id = answer.task_id
             order.created_at = self._time()
+            order.built = None  # the wait may be long, and there may be many
         if isinstance(answer.error, CreateInDoubtError):
             answer.error.reference = order.reference
 
