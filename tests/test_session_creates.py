@@ -244,7 +244,7 @@ async def test_ten_thousand_cancels_leave_nothing_behind():
             await asyncio.gather(*calls, return_exceptions=True)
             await asyncio.sleep(30)
         assert len(asyncio.all_tasks()) <= 2  # this one, and a poller about to end
-        assert kie._engine._scopes == {}
+        assert not kie._engine.opened().calls
         assert len(api.creates) == rounds * 20
     assert len(asyncio.all_tasks()) == 1
 

@@ -68,10 +68,10 @@ def _clean(text: Any) -> str:
     """Make a foreign text fit for one line of a message."""
     if not isinstance(text, str):
         return ""
-    text = text[:300]
-    if text.isprintable():
-        return text.strip()
-    return "".join(char if char.isprintable() else " " for char in text).strip()
+    cut: str = text[:300]
+    if cut.isprintable():
+        return cut.strip()
+    return "".join(char if char.isprintable() else " " for char in cut).strip()
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

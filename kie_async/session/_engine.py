@@ -13,8 +13,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from attrs import define, field, frozen
@@ -39,6 +38,7 @@ from kie_async.protocol import (
     read_task,
 )
 from kie_async.retry import CreateRetry, RetryPolicy, retrying
+from kie_async.session._calls import Calls
 from kie_async.session._creates import Creates, Order
 from kie_async.session._lane import Lane
 from kie_async.session._poller import Poller
@@ -85,6 +85,7 @@ class Opened:
     creates: Creates
     poller: Poller
     saving: Saving
+    calls: Calls[Order | None]
     closing: asyncio.Task[None] | None = None
     disconnect: Callable[[], None] = field(default=lambda: None)
 
@@ -108,7 +109,6 @@ class Engine:
         self._durations = Durations(settings.schedule)
         self._rng = random.Random()  # noqa: S311 - jitter needs no cryptography
         self._clock = time.time
-        self._scopes: dict[asyncio.Timeout, Order | None] = {}
         self._opened: Opened | None = None
 
     @property
@@ -132,8 +132,9 @@ class Engine:
             raise SessionClosedError("the session is already entered; make a second one")
         await self._transport.open()
         given = self._settings
+        loop = asyncio.get_running_loop()
         self._opened = Opened(
-            asyncio.get_running_loop(),
+            loop,
             os.getpid(),
             Creates(
                 self._send,
@@ -157,6 +158,7 @@ class Engine:
                 given.callbacks.seen if given.callbacks is not None else None,
             ),
             Saving(self.get_download_url, given.hooks),
+            Calls(loop),
         )
         if given.callbacks is not None:
             ring = self._opened.poller.ring
@@ -181,27 +183,24 @@ class Engine:
         opened = self._opened
         if opened is not None and opened.lost:
             self._opened = None
-            self._scopes.clear()
             if opened.pid != os.getpid():
                 _inherited.append(opened)  # to destroy it would disturb the parent's sockets
             else:
                 opened.disconnect()
 
     async def _close(self, opened: Opened, grace: float) -> None:
-        self._end_calls(lambda order: order is None or not order.in_flight)
+        for call in opened.calls.running():
+            if call.subject is None or not call.subject.in_flight:
+                call.fire()
         await opened.creates.drain(grace)
-        self._end_calls(lambda _order: True)
+        for call in opened.calls.running():
+            call.fire()
         opened.disconnect()
         await opened.poller.close()
         await opened.saving.close()
         await self._transport.close()
+        opened.calls.close()
         self._opened = None
-
-    def _end_calls(self, chosen: Callable[[Order | None], bool]) -> None:
-        now = asyncio.get_running_loop().time()
-        for scope, order in list(self._scopes.items()):
-            if chosen(order) and not scope.expired():
-                scope.reschedule(now)
 
     def opened(self) -> Opened:
         """Return what belongs to this loop, or say clearly why there is none."""
@@ -233,21 +232,25 @@ class Engine:
             error.task_id = order.task_id
             raise
         known = order.task_id is not None
+        call = opened.calls.begin(timeout, order)
         try:
-            async with self._scope(timeout, order):
-                return await work(opened)
+            return await work(opened)
         except asyncio.CancelledError as cancelled:
-            if not known and order.record is None:  # a record keeps the id itself
-                opened.creates.abandon(order, "the caller was cancelled")
-            if order.task_id is not None:
-                cancelled.add_note(
-                    f"kie_async: task {order.task_id} goes on; wait for it by its id"
-                )
-            raise
+            if not call.timed_out:
+                if not known and order.record is None:  # a record keeps the id itself
+                    opened.creates.abandon(order, "the caller was cancelled")
+                if order.task_id is not None:
+                    cancelled.add_note(
+                        f"kie_async: task {order.task_id} goes on; wait for it by its id"
+                    )
+                raise
         except KieError:
             raise
-        except TimeoutError:
+        except TimeoutError:  # a limiter's own, say
             pass
+        finally:
+            opened.calls.end(call)
+        # Here, and not above: nothing of the transport's is chained to it.
         if order.in_flight:
             opened.creates.abandon(order, "the deadline passed before the answer came")
         raise self._too_late(opened, order, timeout or 0.0)
@@ -274,15 +277,6 @@ class Engine:
         error.task_id = order.task_id
         error.maybe_charged = paid or order.in_flight
         return error
-
-    @asynccontextmanager
-    async def _scope(self, timeout: float | None, order: Order | None) -> AsyncIterator[None]:
-        async with asyncio.timeout(timeout) as scope:
-            self._scopes[scope] = order
-            try:
-                yield
-            finally:
-                del self._scopes[scope]
 
     async def call(
         self,
@@ -312,13 +306,18 @@ class Engine:
                 )
             return delay
 
+        call = opened.calls.begin(timeout, None)
         try:
-            async with self._scope(timeout, None):
-                return await retrying(attempt, decide)
+            return await retrying(attempt, decide)
+        except asyncio.CancelledError:
+            if not call.timed_out:
+                raise
         except KieError:
             raise
         except TimeoutError:
             pass
+        finally:
+            opened.calls.end(call)
         if opened.closing is not None:
             raise SessionClosedError("the session was closed during the call")
         raise WaitTimeoutError(f"no answer within {timeout:g} s - try again")
