@@ -123,6 +123,29 @@ class SlidingWindowLimiter:
         self._settle()
         return counted
 
+    def try_acquire(self) -> Turn | None:
+        """Take a turn if one is free now and nobody waits for it; else return None.
+
+        Call it in a running event loop, as :meth:`acquire`.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            turn = None if self._waiting else self._free_turn(loop)
+        if turn is None and self._posted:  # by another thread, which found the lock held
+            self._settle()
+        return turn
+
+    def _free_turn(self, loop: asyncio.AbstractEventLoop) -> Turn | None:
+        """Book a turn if one is free and nobody waits.  The lock is held."""
+        # What is posted unread still counts as unanswered: that is on the safe side.
+        if not self._waiting and self._book.take(loop.time()):
+            return _WindowTurn(self, loop)
+        if self._posted:
+            self._read_posted()
+            if not self._waiting and self._book.take(loop.time()):
+                return _WindowTurn(self, loop)
+        return None
+
     async def acquire(self) -> Turn:
         """Wait for a turn; it is counted from here until one window after its end.
 
@@ -131,13 +154,9 @@ class SlidingWindowLimiter:
         """
         loop = asyncio.get_running_loop()
         with self._lock:
-            # What is posted unread still counts as unanswered: that is on the safe side.
-            if not self._waiting and self._book.take(loop.time()):
-                return _WindowTurn(self, loop)
-            if self._posted:
-                self._read_posted()
-                if not self._waiting and self._book.take(loop.time()):
-                    return _WindowTurn(self, loop)
+            turn = self._free_turn(loop)
+            if turn is not None:
+                return turn
             waiter = self._join(loop)
         if self._posted:
             self._settle()

@@ -67,6 +67,10 @@ class Unlimited:
         """Return a turn at once."""
         return Turn(_ignore)
 
+    def try_acquire(self) -> Turn | None:
+        """Return a turn at once."""
+        return Turn(_ignore)
+
     def pause(self, seconds: float) -> None:
         """Do nothing: who has no limit has nothing to wait for."""
 

@@ -1,8 +1,9 @@
 """One poller for all the tasks that a session waits for.
 
-A single driver spends the account's polls: it sleeps until a task is due, waits for a
-turn, and only then picks the task that is worth it most.  Waiters hold a future each and
-nothing of any answer.  Several waiters of one task share its polls.
+It spends the account's polls: when a task is due it takes a turn, and only then picks the
+task that is worth it most.  One alarm rings when the next one is due; a driver waits for a
+turn while there is none.  Waiters hold a future each and nothing of any answer.  Several
+waiters of one task share its polls.
 """
 
 from __future__ import annotations
@@ -97,9 +98,12 @@ class Poller:
         self._hooks = hooks
         self._rng = rng
         self._watches: dict[str, _Watch] = {}
+        # Other limiters than ours may lack it; then the driver asks for each turn.
+        self._try_acquire: Callable[[], Turn | None] = getattr(limiter, "try_acquire", _no_turn)
         self._driver: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
-        self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
         self._refusals = 0
         self._loop = asyncio.get_running_loop()
 
@@ -128,6 +132,7 @@ class Poller:
         watch = self._watch(task_id, model, created_at, callbacks)
         waiter: asyncio.Future[Task] = self._loop.create_future()
         watch.waiters.append(waiter)
+        self._stir()
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -147,10 +152,12 @@ class Poller:
         if watch is not None:
             watch.rung = True
             self._queue.ring(task_id, self._loop.time())
-            self._wake.set()
+            self._stir()
 
     async def close(self) -> None:
         """Stop polling.  Whoever still waits has been told before."""
+        self._closed = True
+        self._quiet()
         running = [*self._looks, *([self._driver] if self._driver is not None else [])]
         for task in running:
             task.cancel()
@@ -173,55 +180,87 @@ class Poller:
         if self._rung_early is not None and self._rung_early(task_id):
             watch.rung = True
             self._queue.ring(task_id, now)
-        self._wake.set()
-        if self._driver is None or self._driver.done():
-            self._driver = self._loop.create_task(self._drive())
-            self._driver.add_done_callback(self._driver_ended)
         return watch
 
     def _forget(self, watch: _Watch) -> None:
         if self._watches.get(watch.task_id) is watch:
             del self._watches[watch.task_id]
             self._queue.remove(watch.task_id)
-            self._wake.set()
+            if not self._watches:
+                self._quiet()
 
-    async def _drive(self) -> None:
-        """Spend polls while anybody waits."""
-        while self._watches:
-            self._wake.clear()
-            now = self._loop.time()
-            due = self._queue.next_due(now)
-            if due is None or due > now:
-                await self._sleep(None if due is None else due - now)
-                continue
-            turn = await self._limiter.acquire()
-            task_id = self._queue.pop(self._loop.time())
-            watch = None if task_id is None else self._watches.get(task_id)
-            if watch is None:  # the one it was meant for has been given up
-                turn.give_back()
-                continue
-            if self._hooks:
-                waited = self._loop.time() - now
-                self._hooks.emit(TurnTaken(task_id=task_id, lane=ROUTE, waited=waited))
-            look = self._loop.create_task(self._look(watch, turn))
-            self._looks.add(look)
-            look.add_done_callback(self._looks.discard)
+    def _stir(self) -> None:
+        """Spend polls on what is due, and set the alarm for what is not."""
+        if self._driver is not None:
+            return  # it picks what is due when it has its turn
+        try:
+            while (now := self._due_now()) is not None:
+                turn = self._try_acquire()
+                if turn is None:
+                    self._driver = self._loop.create_task(self._drive(now))
+                    self._driver.add_done_callback(self._driver_ended)
+                    return
+                self._spend(turn, now)
+        except Exception as bug:  # noqa: BLE001 - a bug must reach the callers, not hang them
+            self._fail_all(bug)
+
+    def _due_now(self) -> float | None:
+        """Return the time if a poll is due; else set the alarm for the next one."""
+        if self._closed or not self._watches:
+            return None
+        now = self._loop.time()
+        due = self._queue.next_due(now)
+        if due is not None and due <= now:
+            return now
+        alarm = self._alarm
+        if due is not None and (alarm is None or due < alarm.when()):
+            self._quiet()
+            self._alarm = self._loop.call_at(due, self._alarm_rang)
+        return None  # an alarm that rings too early is set anew then
+
+    def _alarm_rang(self) -> None:
+        self._alarm = None
+        self._stir()
+
+    def _quiet(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    async def _drive(self, since: float) -> None:
+        """Wait for turns as long as something is due."""
+        now: float | None = since
+        while now is not None:
+            self._spend(await self._limiter.acquire(), now)
+            now = self._due_now()
+
+    def _spend(self, turn: Turn, since: float) -> None:
+        """Poll the task that is worth it most; *since* is when the turn was asked for."""
+        task_id = self._queue.pop(self._loop.time())
+        watch = None if task_id is None else self._watches.get(task_id)
+        if watch is None:  # the one it was meant for has been given up
+            turn.give_back()
+            return
+        if self._hooks:
+            waited = self._loop.time() - since
+            self._hooks.emit(TurnTaken(task_id=task_id, lane=ROUTE, waited=waited))
+        look = self._loop.create_task(self._look(watch, turn))
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
 
     def _driver_ended(self, driver: asyncio.Task[None]) -> None:
-        """A bug in the driver or in a limiter reaches every waiter, instead of hanging it."""
+        """Go on without it; a bug in it or in a limiter reaches every waiter."""
+        self._driver = None
         bug = None if driver.cancelled() else driver.exception()
         if isinstance(bug, Exception):
-            for watch in list(self._watches.values()):
-                self._fatal(watch, bug)
+            self._fail_all(bug)
+        else:
+            self._stir()
 
-    async def _sleep(self, seconds: float | None) -> None:
-        """Sleep until the next poll is due or something changes."""
-        timer = None if seconds is None else self._loop.call_later(seconds, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+    def _fail_all(self, bug: Exception) -> None:
+        """Let every waiter have it, instead of hanging them."""
+        for watch in list(self._watches.values()):
+            self._fatal(watch, bug)
 
     async def _look(self, watch: _Watch, turn: Turn) -> None:
         """Poll one task, and do what the answer asks for."""
@@ -234,7 +273,7 @@ class Poller:
         except Exception as bug:  # noqa: BLE001 - a bug must reach the callers, not hang them
             self._fatal(watch, bug)
         finally:
-            self._wake.set()
+            self._stir()
 
     def _answered(self, watch: _Watch, task: Task) -> None:
         self._refusals = 0
@@ -349,6 +388,10 @@ class Poller:
             if not waiter.done():  # each its own: a traceback grows on what is raised
                 waiter.set_exception(copy.copy(error))
         self._forget(watch)
+
+
+def _no_turn() -> Turn | None:
+    return None
 
 
 def _may_flip(task: Task) -> bool:

@@ -1,0 +1,163 @@
+"""The poller: when it polls, whose turns it takes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from kie_async.errors import KieError
+from kie_async.instrumentation import Event, Hooks, TurnTaken
+from kie_async.limiter import SlidingWindowLimiter, Turn, Unlimited
+from kie_async.models import Task, TaskState
+from kie_async.polling import Durations, PollSchedule
+from kie_async.retry import RetryPolicy
+from kie_async.session._poller import Poller
+from tests.clock import jumping
+
+
+class Tasks:
+    """Tasks that end at known times; every look takes 0.1 s."""
+
+    def __init__(self, **ends: float) -> None:
+        self.ends = ends
+        self.looks: list[tuple[float, str]] = []
+
+    async def fetch(self, task_id: str) -> Task:
+        now = asyncio.get_running_loop().time()
+        self.looks.append((now, task_id))
+        await asyncio.sleep(0.1)
+        over = now >= self.ends[task_id]
+        state = TaskState.SUCCESS if over else TaskState.WAITING
+        return Task(task_id=task_id, state=state, result_urls=("https://h/r",) if over else ())
+
+
+class OnlyAcquire:
+    """A limiter of somebody else: it has what the protocol asks for and no more."""
+
+    def __init__(self, bug: Exception | None = None) -> None:
+        self.bug = bug
+        self.asked = 0
+
+    async def acquire(self) -> Turn:
+        self.asked += 1
+        await asyncio.sleep(0.5)
+        if self.bug is not None:
+            raise self.bug
+        return Turn(lambda _finished: None)
+
+    def pause(self, seconds: float) -> None:
+        raise AssertionError("nothing is refused here")
+
+
+class Broken(Unlimited):
+    """A limiter with a bug in the quick way."""
+
+    def try_acquire(self) -> Turn | None:
+        raise ZeroDivisionError("a bug")
+
+
+def poller(tasks: Tasks, limiter: object, hooks: Hooks | None = None) -> Poller:
+    schedule = PollSchedule(first_gap=2.0, growth=0.0, jitter=0.0)
+    return Poller(
+        tasks.fetch,
+        schedule,
+        Durations(schedule),
+        limiter,  # type: ignore[arg-type]
+        RetryPolicy(),
+        hooks or Hooks(),
+        random.Random(1),
+        lambda: 1.8e9,
+    )
+
+
+def others() -> set[asyncio.Task[object]]:
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+def alarms() -> int:
+    loop = asyncio.get_running_loop()
+    return sum(not timer.cancelled() for timer in loop._scheduled)  # type: ignore[attr-defined]
+
+
+@jumping
+async def test_a_task_made_here_is_looked_at_when_it_is_due_and_not_before():
+    """Each 2 s from its create on; between the looks there is an alarm and no task."""
+    tasks = Tasks(a=7.0)
+    looking = poller(tasks, Unlimited())
+    waiting = asyncio.create_task(looking.wait("a", created_at=0.0))
+    await asyncio.sleep(5.0)
+
+    assert others() == {waiting}
+    assert alarms() == 1
+    await waiting
+    assert [at for at, _ in tasks.looks] == pytest.approx([2.0, 4.0, 6.0, 8.0])
+    await asyncio.sleep(0)
+    assert (others(), alarms()) == (set(), 0)
+
+
+@jumping
+async def test_a_nearer_task_moves_the_alarm():
+    """The one that is due first is looked at first, though it came last."""
+    tasks = Tasks(old=100.0, new=0.0)
+    looking = poller(tasks, Unlimited())
+    first = asyncio.create_task(looking.wait("old", created_at=0.0))
+    await asyncio.sleep(0.5)
+
+    await looking.wait("new")
+
+    assert tasks.looks == [(0.5, "new")]
+    first.cancel()
+    await asyncio.sleep(0)
+    assert alarms() == 0
+
+
+@pytest.mark.parametrize("limiter", [OnlyAcquire(), SlidingWindowLimiter(1, 0.5)])
+@jumping
+async def test_a_limiter_that_makes_wait_is_waited_for(limiter: object):
+    """Whether or not it can say at once that there is no turn."""
+    tasks = Tasks(a=0.0, b=0.0, c=0.0)
+    seen: list[Event] = []
+    looking = poller(tasks, limiter, Hooks([seen.append]))
+
+    await asyncio.gather(*(looking.wait(name) for name in "abc"))
+
+    assert sorted(name for _, name in tasks.looks) == ["a", "b", "c"]
+    gaps = [b[0] - a[0] for a, b in zip(tasks.looks, tasks.looks[1:], strict=False)]
+    assert all(gap >= 0.5 for gap in gaps)
+    waited = [event.waited for event in seen if isinstance(event, TurnTaken)]
+    assert len(waited) == 3
+    assert max(waited) >= 0.5
+    await asyncio.sleep(0)
+    assert others() == set()
+
+
+@pytest.mark.parametrize("limiter", [OnlyAcquire(ZeroDivisionError("a bug")), Broken()])
+@jumping
+async def test_a_bug_in_a_limiter_reaches_every_waiter(limiter: object):
+    """Instead of hanging them."""
+    looking = poller(Tasks(a=0.0, b=0.0), limiter)
+
+    ends = await asyncio.gather(*(looking.wait(name) for name in "ab"), return_exceptions=True)
+
+    assert [type(end) for end in ends] == [ZeroDivisionError, ZeroDivisionError]
+
+
+@jumping
+async def test_a_closed_poller_starts_nothing_more():
+    """Whoever still waits then is ended by the session; no look and no alarm is left."""
+    tasks = Tasks(a=100.0, b=100.0)
+    looking = poller(tasks, OnlyAcquire())
+    waiting = [asyncio.create_task(looking.wait(name)) for name in "ab"]
+    await asyncio.sleep(0.55)  # one look under way, and a driver that waits for a turn
+
+    await looking.close()
+
+    assert others() == set(waiting)
+    assert alarms() == 0
+    for task in waiting:
+        task.cancel()
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    assert not any(isinstance(end, KieError) for end in ends)
