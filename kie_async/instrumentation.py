@@ -8,7 +8,7 @@ No event holds a key, a header or the query of a result URL.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from attrs import frozen
@@ -138,22 +138,17 @@ class FileSaved(Event):
 Hook = Callable[[Event], None]
 
 
-class Hooks:
-    """The hooks of a session.  False when there are none, so that callers skip the work."""
+class Hooks(tuple[Hook, ...]):
+    """The hooks of a session.  False when there are none, so that callers skip the work.
 
-    __slots__ = ("_hooks",)
+    A tuple, because the question is asked eight times for each task.
+    """
 
-    def __init__(self, hooks: Sequence[Hook] = ()) -> None:
-        """Keep the hooks in their order."""
-        self._hooks = tuple(hooks)
-
-    def __bool__(self) -> bool:
-        """True if anybody watches."""
-        return bool(self._hooks)
+    __slots__ = ()
 
     def emit(self, event: Event) -> None:
         """Give *event* to every hook; an exception of one stops nobody else."""
-        for hook in self._hooks:
+        for hook in self:
             try:
                 hook(event)
             except (KeyboardInterrupt, SystemExit):

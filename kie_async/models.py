@@ -233,7 +233,7 @@ def check_seconds(value: object, name: str, *, zero: bool = False) -> float:
     Raises:
         UsageError: It is no such number.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UsageError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         raise UsageError(f"{name} must be {'zero or more' if zero else 'above zero'}, not {value}")

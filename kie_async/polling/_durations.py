@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
 
 from attrs import frozen
 
@@ -28,22 +30,37 @@ class Law:
         gap: The fixed gap from then on.
         safety: Age at the first safety poll when a callback is expected.
         longest: The longest duration seen; past it nothing is known.
-        edges: Ages at which the hazard changes.
-        hazards: Ends per second of a task still running; one more than *edges*.
+        sizes: The durations themselves, by length.
+        least: A width that keeps equal durations from an infinite hazard.
     """
 
     first: float
     gap: float
     safety: float
     longest: float
-    edges: tuple[float, ...]
-    hazards: tuple[float, ...]
+    sizes: tuple[float, ...]
+    least: float
+
+    @cached_property
+    def _steps(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        # Asked for only while tasks compete for polls, and it costs more than all the rest.
+        return _hazards(self.sizes, self.least)
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """Ages at which the hazard changes."""
+        return self._steps[0]
+
+    @property
+    def hazards(self) -> tuple[float, ...]:
+        """Ends per second of a task still running; one more than *edges*."""
+        return self._steps[1]
 
     def hazard(self, age: float) -> tuple[float, float]:
         """Return the hazard at *age*, and the age from which it is another one."""
-        cell = bisect_right(self.edges, age)
-        until = self.edges[cell] if cell < len(self.edges) else math.inf
-        return self.hazards[cell], until
+        edges, hazards = self._steps
+        cell = bisect_right(edges, age)
+        return hazards[cell], edges[cell] if cell < len(edges) else math.inf
 
 
 class _Seen:
@@ -121,14 +138,13 @@ def _fit(sizes: list[float], schedule: PollSchedule) -> Law:
     gap = math.sqrt(2.0 * schedule.poll_cost * residual)
     # Of n seen, the share that the next one stays below has the rank share × (n + 1).
     rank = (schedule.safety_percentile * (len(sizes) + 1) - 1.0) / (len(sizes) - 1)
-    edges, hazards = _hazards(sizes, schedule.min_gap)
     return Law(
         first,
         min(max(gap, schedule.min_gap), schedule.longest_gap),
         _percentile(sizes, min(max(rank, 0.0), 1.0)),
         sizes[-1],
-        edges,
-        hazards,
+        tuple(sizes),
+        schedule.min_gap,
     )
 
 
@@ -140,7 +156,7 @@ def _percentile(sizes: list[float], share: float) -> float:
     return sizes[low] + (place - low) * (sizes[high] - sizes[low])
 
 
-def _hazards(sizes: list[float], least: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _hazards(sizes: Sequence[float], least: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the hazard as steps: in each cell, ends divided by seconds lived in it.
 
     Cells hold about equally many ends, so that none is noise; *least* is the width that

@@ -28,7 +28,11 @@ class Request:
 
 @frozen
 class Response:
-    """One whole answer: lower-case header names, the body decoded and bounded."""
+    """One whole answer, the body decoded and bounded.
+
+    Header names are asked for in lower case, in which tests write them; the transport's
+    mapping does not mind the case.
+    """
 
     status: int
     headers: Mapping[str, str]

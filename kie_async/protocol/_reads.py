@@ -145,7 +145,7 @@ def read_upload(response: Response) -> UploadedFile:
 
 def _text(value: Any) -> str | None:
     """Return a field as text; codes were seen as numbers and as words."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None
     try:
         return str(value) or None
@@ -155,7 +155,7 @@ def _text(value: Any) -> str | None:
 
 def _unix_seconds(value: Any) -> float | None:
     """Read a stamp in milliseconds (documented) or seconds (seen elsewhere)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         return None
     seconds = value / 1000 if value >= _SMALLEST_MS and value < 1e17 else value
     return float(seconds) if seconds < _NUMBER_CAP else None
@@ -163,7 +163,7 @@ def _unix_seconds(value: Any) -> float | None:
 
 def _amount(value: Any, *, negative: bool = False) -> float | None:
     """Read a number of credits or bytes; None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         amount = float(value)

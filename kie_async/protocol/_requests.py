@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -34,7 +35,11 @@ def create_task_request(
 
 def get_task_request(task_id: str) -> Request:
     """Build the request that asks how a task is doing."""
-    return Request(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={quote(task_id, safe='')}")
+    name = task_id if _UNQUOTED.fullmatch(task_id) else quote(task_id, safe="")
+    return Request(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={name}")
+
+
+_UNQUOTED = re.compile(r"[A-Za-z0-9_-]*")
 
 
 def credits_request() -> Request:

@@ -278,7 +278,7 @@ class Creates:
 
     def _learn(self, order: Order, answer: CreateAnswer) -> None:
         """Tell the lane, and fill in the order."""
-        if isinstance(answer.error, RateLimitError | MaintenanceError):
+        if isinstance(answer.error, (RateLimitError, MaintenanceError)):
             self._lane.refused(answer.error, order.sent_at, self._time())
         elif answer.verdict in (Verdict.ACCEPTED, Verdict.REJECTED):
             self._lane.let_through()

@@ -121,8 +121,7 @@ class Wire:
         finally:
             if response.connection is not None:  # not read to its end: of no further use
                 response.close()
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Response(response.status, headers, content)
+        return Response(response.status, response.headers, content)
 
     def _url(self, request: Request) -> URL:
         if not _PATH.fullmatch(request.path):
