@@ -146,7 +146,7 @@ async def test_a_bug_in_a_limiter_reaches_every_waiter(limiter: object):
 
 @jumping
 async def test_a_closed_poller_starts_nothing_more():
-    """Whoever still waits then is ended by the session; no look and no alarm is left."""
+    """Whoever still waits then is ended by the session, and his look with him."""
     tasks = Tasks(a=100.0, b=100.0)
     looking = poller(tasks, OnlyAcquire())
     waiting = [asyncio.create_task(looking.wait(name)) for name in "ab"]
@@ -155,9 +155,77 @@ async def test_a_closed_poller_starts_nothing_more():
     await looking.close()
 
     assert others() == set(waiting)
-    assert alarms() == 0
+    await asyncio.sleep(5.0)
+    assert len(tasks.looks) == 1
     for task in waiting:
         task.cancel()
     ends = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(end, asyncio.CancelledError) for end in ends)
     assert not any(isinstance(end, KieError) for end in ends)
+    assert (others(), alarms()) == (set(), 0)
+
+
+@jumping
+async def test_when_the_one_who_looks_is_cancelled_another_one_looks():
+    """He is in the middle of it: the turn is spent, and the look is made again."""
+    tasks = Tasks(a=0.0)
+    looking = poller(tasks, Unlimited())
+    first, second = (asyncio.create_task(looking.wait("a", created_at=0.0)) for _ in range(2))
+    await asyncio.sleep(2.05)
+    assert len(tasks.looks) == 1
+
+    first.cancel()
+
+    assert (await second).succeeded
+    assert len(tasks.looks) == 2
+    assert (others(), alarms()) == (set(), 0)
+
+
+@jumping
+async def test_a_turn_that_meets_a_cancelled_waiter_is_given_back():
+    """He was handed it, and cancelled before he woke up: the next one looks."""
+    limiter = SlidingWindowLimiter(1, 1.0)
+    tasks = Tasks(a=0.0)
+    looking = poller(tasks, limiter)
+    first, second = (asyncio.create_task(looking.wait("a", created_at=0.0)) for _ in range(2))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_at(2.0 + 1e-10, first.cancel)  # right behind the alarm
+
+    assert (await second).succeeded
+
+    assert first.cancelled()
+    assert len(tasks.looks) == 1
+    assert tasks.looks[0][0] < 2.0 + 1.0  # no window had to pass: that turn was not used
+    assert (others(), alarms()) == (set(), 0)
+
+
+@pytest.mark.parametrize("when", [1.0, 2.05])
+@jumping
+async def test_the_last_waiter_takes_everything_with_him(when: float):
+    """Before his look and in the middle of it."""
+    tasks = Tasks(a=100.0)
+    looking = poller(tasks, Unlimited())
+    waiting = asyncio.create_task(looking.wait("a", created_at=0.0))
+    await asyncio.sleep(when)
+
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+    assert waiting.cancelled()
+    assert (others(), alarms()) == (set(), 0)
+    assert not looking._watches
+
+
+@jumping
+async def test_waiters_of_one_task_share_its_looks():
+    """Also those who come while somebody looks; each gets the same task."""
+    tasks = Tasks(a=3.0)
+    looking = poller(tasks, Unlimited())
+    early = [asyncio.create_task(looking.wait("a", created_at=0.0)) for _ in range(3)]
+    await asyncio.sleep(2.05)
+    late = [asyncio.create_task(looking.wait("a", created_at=0.0)) for _ in range(3)]
+
+    found = await asyncio.gather(*early, *late)
+
+    assert len({id(task) for task in found}) == 1
+    assert [at for at, _ in tasks.looks] == pytest.approx([2.0, 4.0])

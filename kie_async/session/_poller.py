@@ -2,8 +2,9 @@
 
 It spends the account's polls: when a task is due it takes a turn, and only then picks the
 task that is worth it most.  One alarm rings when the next one is due; a driver waits for a
-turn while there is none.  Waiters hold a future each and nothing of any answer.  Several
-waiters of one task share its polls.
+turn while there is none.  Waiters hold a future each and nothing of any answer.  The turn
+goes to one who waits for that task: he looks, in his own asyncio task, for all who wait
+for it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import copy
 import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol
-
-from attrs import define, field
 
 from kie_async.errors import (
     AuthenticationError,
@@ -26,10 +25,11 @@ from kie_async.errors import (
 )
 from kie_async.instrumentation import Hooks, RequestRefused, TaskChanged, TurnTaken
 from kie_async.limiter import RateLimiter, Turn
-from kie_async.models import Task, TaskState
+from kie_async.models import Task
 from kie_async.polling import Durations, PollQueue, PollSchedule
 from kie_async.protocol import lacks_result
 from kie_async.retry import RetryPolicy
+from kie_async.session._watch import Waiter, Watch, may_flip
 
 __all__ = ["Poller"]
 
@@ -51,22 +51,6 @@ class Glimpse(Protocol):
 
     seen: Task | None
     polls: int
-
-
-@define(eq=False)
-class _Watch:
-    """A task that is waited for, by one or several callers."""
-
-    task_id: str
-    model: str | None
-    unknown_until: float
-    created_at: float | None
-    state: TaskState = TaskState.UNKNOWN
-    polls: int = 0
-    doubts: int = 0
-    looked_again: bool = False
-    rung: bool = False
-    waiters: list[asyncio.Future[Task]] = field(factory=list)
 
 
 class Poller:
@@ -97,11 +81,10 @@ class Poller:
         self._retry = retry
         self._hooks = hooks
         self._rng = rng
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         # Other limiters than ours may lack it; then the driver asks for each turn.
         self._try_acquire: Callable[[], Turn | None] = getattr(limiter, "try_acquire", _no_turn)
         self._driver: asyncio.Task[None] | None = None
-        self._looks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
         self._refusals = 0
@@ -130,11 +113,8 @@ class Poller:
             KieError: A fatal answer; every other trouble is outlived.
         """
         watch = self._watch(task_id, model, created_at, callbacks)
-        waiter: asyncio.Future[Task] = self._loop.create_future()
-        watch.waiters.append(waiter)
-        self._stir()
         try:
-            return await waiter
+            return await self._watched(watch)
         except asyncio.CancelledError:
             if glimpse is not None and watch.polls:
                 glimpse.seen = Task(task_id=task_id, model=watch.model, state=watch.state)
@@ -142,9 +122,33 @@ class Poller:
         finally:
             if glimpse is not None:
                 glimpse.polls = watch.polls
-            watch.waiters.remove(waiter)
             if not watch.waiters:
                 self._forget(watch)
+
+    async def _watched(self, watch: Watch) -> Task:
+        """Wait for the end of a task, and look at it whenever that turn is given to us."""
+        waiter = Waiter(self._loop)
+        watch.waiters.append(waiter)
+        turn = self._stir(watch)
+        awaited = waiter.found
+        try:
+            while True:
+                if turn is None:
+                    found = await awaited
+                    if isinstance(found, Task):
+                        return found
+                    turn, awaited = found, waiter.found
+                await self._look(watch, turn)
+                turn = None
+        finally:
+            watch.waiters.remove(waiter)
+            unused = waiter.leave(awaited)
+            if unused is not None:
+                unused.give_back()
+            if watch.waiters and (turn is not None or unused is not None):
+                # He was cancelled with the look in his hands: somebody else makes it.
+                self._queue.recheck(watch.task_id, 0.0, self._loop.time())
+                self._stir()
 
     def ring(self, task_id: str) -> None:
         """Look at a task now: somebody says that it has changed."""
@@ -158,15 +162,13 @@ class Poller:
         """Stop polling.  Whoever still waits has been told before."""
         self._closed = True
         self._quiet()
-        running = [*self._looks, *([self._driver] if self._driver is not None else [])]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
+        if self._driver is not None:
+            self._driver.cancel()
+            await asyncio.wait([self._driver])
 
     def _watch(
         self, task_id: str, model: str | None, created_at: float | None, callbacks: bool
-    ) -> _Watch:
+    ) -> Watch:
         watch = self._watches.get(task_id)
         if watch is not None:
             return watch
@@ -175,34 +177,40 @@ class Poller:
         until = now + NOT_YET_KNOWN
         if created_at is not None:
             until = max(until, created_at + NOT_YET_VISIBLE)
-        watch = self._watches[task_id] = _Watch(task_id, model, until, created_at)
+        watch = self._watches[task_id] = Watch(task_id, model, until, created_at)
         self._queue.add(task_id, model, age, now, callbacks)
         if self._rung_early is not None and self._rung_early(task_id):
             watch.rung = True
             self._queue.ring(task_id, now)
         return watch
 
-    def _forget(self, watch: _Watch) -> None:
+    def _forget(self, watch: Watch) -> None:
         if self._watches.get(watch.task_id) is watch:
             del self._watches[watch.task_id]
             self._queue.remove(watch.task_id)
             if not self._watches:
                 self._quiet()
 
-    def _stir(self) -> None:
-        """Spend polls on what is due, and set the alarm for what is not."""
+    def _stir(self, own: Watch | None = None) -> Turn | None:
+        """Spend polls on what is due, and set the alarm for what is not.
+
+        Return the turn if *own* is among it: the caller himself looks at that one.
+        """
         if self._driver is not None:
-            return  # it picks what is due when it has its turn
+            return None  # it picks what is due when it has its turn
+        mine = None
         try:
             while (now := self._due_now()) is not None:
                 turn = self._try_acquire()
                 if turn is None:
                     self._driver = self._loop.create_task(self._drive(now))
                     self._driver.add_done_callback(self._driver_ended)
-                    return
-                self._spend(turn, now)
+                    break
+                if self._spend(turn, now, own):
+                    mine = turn
         except Exception as bug:  # noqa: BLE001 - a bug must reach the callers, not hang them
             self._fail_all(bug)
+        return mine
 
     def _due_now(self) -> float | None:
         """Return the time if a poll is due; else set the alarm for the next one."""
@@ -234,19 +242,24 @@ class Poller:
             self._spend(await self._limiter.acquire(), now)
             now = self._due_now()
 
-    def _spend(self, turn: Turn, since: float) -> None:
-        """Poll the task that is worth it most; *since* is when the turn was asked for."""
+    def _spend(self, turn: Turn, since: float, own: Watch | None = None) -> bool:
+        """Give the turn to a waiter of the task that is worth it most; True if it is *own*.
+
+        *since* is when the turn was asked for.
+        """
         task_id = self._queue.pop(self._loop.time())
         watch = None if task_id is None else self._watches.get(task_id)
-        if watch is None:  # the one it was meant for has been given up
+        looker = None if watch is None else watch.next_looker()
+        if looker is None:  # those it was meant for have given up
             turn.give_back()
-            return
+            return False
         if self._hooks:
             waited = self._loop.time() - since
             self._hooks.emit(TurnTaken(task_id=task_id, lane=ROUTE, waited=waited))
-        look = self._loop.create_task(self._look(watch, turn))
-        self._looks.add(look)
-        look.add_done_callback(self._looks.discard)
+        if watch is own:
+            return True
+        looker.hand(turn)
+        return False
 
     def _driver_ended(self, driver: asyncio.Task[None]) -> None:
         """Go on without it; a bug in it or in a limiter reaches every waiter."""
@@ -262,7 +275,7 @@ class Poller:
         for watch in list(self._watches.values()):
             self._fatal(watch, bug)
 
-    async def _look(self, watch: _Watch, turn: Turn) -> None:
+    async def _look(self, watch: Watch, turn: Turn) -> None:
         """Poll one task, and do what the answer asks for."""
         try:
             with turn:
@@ -275,7 +288,7 @@ class Poller:
         finally:
             self._stir()
 
-    def _answered(self, watch: _Watch, task: Task) -> None:
+    def _answered(self, watch: Watch, task: Task) -> None:
         self._refusals = 0
         watch.polls += 1
         watch.model = task.model or watch.model
@@ -294,13 +307,13 @@ class Poller:
                 maybe_charged=True,
             )
             self._doubt(watch, slip)
-        elif task.failed and _may_flip(task) and not watch.looked_again:
+        elif task.failed and may_flip(task) and not watch.looked_again:
             watch.looked_again = True
             self._queue.recheck(watch.task_id, SECOND_LOOK, self._loop.time())
         else:
             self._ended(watch, task)
 
-    def _reschedule(self, watch: _Watch, task: Task) -> None:
+    def _reschedule(self, watch: Watch, task: Task) -> None:
         if watch.rung:  # it was said to have ended: the record is a little late
             self._queue.recheck(watch.task_id, AFTER_A_RING, self._loop.time())
             return
@@ -313,7 +326,7 @@ class Poller:
             watch.task_id, task.state, self._loop.time(), age=age, model=watch.model
         )
 
-    def _ended(self, watch: _Watch, task: Task) -> None:
+    def _ended(self, watch: Watch, task: Task) -> None:
         self._queue.finished(task.task_id, watch.model, task.duration)
         if self._hooks:
             self._hooks.emit(
@@ -322,13 +335,12 @@ class Poller:
                     state=task.state,
                     polls=watch.polls,
                     duration=task.duration,
-                    lateness=self._lateness(watch, task),
+                    lateness=watch.lateness(task, self._loop.time()),
                 )
             )
         if task.succeeded:
             for waiter in watch.waiters:
-                if not waiter.done():
-                    waiter.set_result(task)
+                waiter.tell(task)
             self._forget(watch)
             return
         said = ": ".join(text for text in (task.fail_code, task.fail_message) if text)
@@ -341,13 +353,7 @@ class Poller:
             ),
         )
 
-    def _lateness(self, watch: _Watch, task: Task) -> float | None:
-        """How long after its end it was noticed; the server's clock is not needed."""
-        if watch.created_at is None or task.duration is None:
-            return None
-        return max(0.0, self._loop.time() - watch.created_at - task.duration)
-
-    def _failed(self, watch: _Watch, error: KieError) -> None:
+    def _failed(self, watch: Watch, error: KieError) -> None:
         """Outlive it, unless the API says for certain that waiting is in vain."""
         error.task_id = watch.task_id
         if self._hooks:
@@ -375,7 +381,7 @@ class Poller:
         else:
             self._doubt(watch, error)
 
-    def _doubt(self, watch: _Watch, error: KieError) -> None:
+    def _doubt(self, watch: Watch, error: KieError) -> None:
         """Believe it only when it was seen several times in a row."""
         watch.doubts += 1
         if watch.doubts >= LOOKS:
@@ -383,18 +389,11 @@ class Poller:
         else:
             self._queue.failed(watch.task_id, self._loop.time())
 
-    def _fatal(self, watch: _Watch, error: Exception) -> None:
+    def _fatal(self, watch: Watch, error: Exception) -> None:
         for waiter in watch.waiters:
-            if not waiter.done():  # each its own: a traceback grows on what is raised
-                waiter.set_exception(copy.copy(error))
+            waiter.fail(copy.copy(error))  # each its own: a traceback grows on what is raised
         self._forget(watch)
 
 
 def _no_turn() -> Turn | None:
     return None
-
-
-def _may_flip(task: Task) -> bool:
-    """True for a failure by time-out: such tasks were reported to succeed a minute later."""
-    text = (task.fail_message or "").lower()
-    return task.fail_code == "524" or "timeout" in text or "timed out" in text
