@@ -21,7 +21,6 @@ from kie_async.errors import (
 from kie_async.instrumentation import Event
 from kie_async.journal import Item, ItemState, JournalStore
 from kie_async.models import Outcome, OutcomeStatus, Task
-from kie_async.protocol import CreateAnswer
 
 __all__ = ["Caller", "Job", "Progress", "Save", "Tools"]
 
@@ -37,7 +36,7 @@ class Order(Protocol):
     task_id: str | None
     polls: int
     in_flight: bool
-    section: asyncio.Task[CreateAnswer] | None
+    section: asyncio.Task[None] | None
 
 
 class Caller(Protocol):

@@ -50,6 +50,11 @@ class Entry:
         self.callbacks = callbacks
         self.rung = False
 
+    @property
+    def seen(self) -> bool:
+        """True if there are looks to remember."""
+        return self.idle is not None or self.sighted is not None
+
     def looks(self) -> list[tuple[TaskState, float]]:
         """Return what the remembered looks saw, and the task's age at each."""
         looks = ((TaskState.WAITING, self.idle), (TaskState.GENERATING, self.sighted))

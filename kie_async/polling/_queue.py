@@ -221,7 +221,7 @@ class PollQueue:
         entry = self._entries.get(task_id)
         if duration is not None:
             self._durations.observe(model, duration)
-            for state, age in entry.looks() if entry is not None else ():
+            for state, age in entry.looks() if entry is not None and entry.seen else ():
                 self._durations.observe(model, max(0.0, duration - age), after=state)
         self.remove(task_id)
 
@@ -316,8 +316,8 @@ class PollQueue:
         times = self._times
         if self._due or not times or times[0][0] > now:
             return None
-        if any(item[0] <= now for item in times[1:3]):  # its children in the heap
-            return None
+        if len(times) > 1 and (times[1][0] <= now or times[min(2, len(times) - 1)][0] <= now):
+            return None  # one of its children in the heap is due as well
         _, ticket, entry = self._drop(times)
         return entry if entry.ticket == ticket else None
 

@@ -25,7 +25,7 @@ def create_task_request(
     """
     if not isinstance(model, str) or not model or not model.isprintable():
         raise UsageError(f"model must be a name such as 'grok-imagine/upscale', not {model!r}")
-    if not isinstance(input, Mapping):
+    if not isinstance(input, (dict, Mapping)):  # the first spares the slow check of the second
         raise UsageError(f"input must be a mapping, not {type(input).__name__}")
     payload: dict[str, Any] = {"model": model, "input": dict(input)}
     if callback_url is not None:

@@ -79,7 +79,7 @@ class Order:
     task_id: str | None = None
     created_at: float | None = None
     in_flight: bool = False
-    section: asyncio.Task[CreateAnswer] | None = None
+    section: asyncio.Task[None] | None = None
     sent_at: float = 0.0
     reference: str | None = None
     reports: int = 0
@@ -124,7 +124,7 @@ class Creates:
         self._hooks = hooks
         self._rng = rng
         self._semaphore = asyncio.Semaphore(max_concurrency)
-        self._sections: set[asyncio.Task[CreateAnswer]] = set()
+        self._sections: dict[asyncio.Task[None], asyncio.Future[CreateAnswer]] = {}
         self._duplicates = 0
         self._closing = False
         self._time = asyncio.get_running_loop().time
@@ -150,9 +150,12 @@ class Creates:
                 section.cancel()
             if late:
                 await asyncio.wait(late)
+            for heard in self._sections.values():  # of those that had not even begun
+                heard.cancel()
+            self._sections.clear()
 
     async def _attempt(self, order: Order) -> str:
-        asked_at = self._time()
+        asked_at = self._time() if self._hooks else 0.0
         turn, probe = await self._lane.enter()
         try:
             if self._closing:  # else a retry could be paid for after the drain
@@ -166,8 +169,8 @@ class Creates:
             heard: asyncio.Future[CreateAnswer] = loop.create_future()
             order.in_flight = True  # before it: an eager loop runs the section at once
             section = order.section = loop.create_task(self._section(order, turn, heard))
-            self._sections.add(section)
-            section.add_done_callback(lambda section: self._section_ended(section, heard))
+            if not section.done():
+                self._sections[section] = heard
             answer = await self._answer_of(section, heard, order)
         finally:
             if probe:
@@ -177,22 +180,9 @@ class Creates:
         assert answer.task_id is not None  # noqa: S101 - ACCEPTED has an id by construction
         return answer.task_id
 
-    def _section_ended(
-        self, section: asyncio.Task[CreateAnswer], heard: asyncio.Future[CreateAnswer]
-    ) -> None:
-        """Pass on how a section ended that has not answered."""
-        self._sections.discard(section)
-        if heard.done():
-            return
-        bug = None if section.cancelled() else section.exception()
-        if bug is not None:
-            heard.set_exception(bug)
-        else:
-            heard.cancel()
-
     async def _answer_of(
         self,
-        section: asyncio.Task[CreateAnswer],
+        section: asyncio.Task[None],
         heard: asyncio.Future[CreateAnswer],
         order: Order,
     ) -> CreateAnswer:
@@ -214,10 +204,27 @@ class Creates:
         )
         return CreateAnswer(verdict=Verdict.IN_DOUBT, error=doubt)
 
-    async def _section(
-        self, order: Order, turn: Turn, heard: asyncio.Future[CreateAnswer]
-    ) -> CreateAnswer:
-        """Make one attempt, come what may; failures are values here, not exceptions."""
+    async def _section(self, order: Order, turn: Turn, heard: asyncio.Future[CreateAnswer]) -> None:
+        """Make one attempt, come what may, and tell how it ended."""
+        section = asyncio.current_task()
+        try:
+            answer = await self._attempted(order, turn)
+        except asyncio.CancelledError:
+            heard.cancel()
+            raise
+        except Exception as bug:
+            if heard.done():  # nobody listens any more: the loop reports it
+                raise
+            heard.set_exception(bug)
+        else:
+            if not heard.done():  # else the caller has left
+                heard.set_result(answer)
+        finally:
+            if section is not None:
+                self._sections.pop(section, None)
+
+    async def _attempted(self, order: Order, turn: Turn) -> CreateAnswer:
+        """Ask, learn, record, tell; failures are values here, not exceptions."""
         try:
             with turn:
                 async with self._semaphore:
@@ -233,8 +240,6 @@ class Creates:
             raise
         finally:
             order.in_flight = False
-        if not heard.done():  # else the caller has left
-            heard.set_result(answer)
         return answer
 
     async def _paid_request(self, order: Order, turn: Turn) -> CreateAnswer:

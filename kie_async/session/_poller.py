@@ -286,7 +286,8 @@ class Poller:
         except Exception as bug:  # noqa: BLE001 - a bug must reach the callers, not hang them
             self._fatal(watch, bug)
         finally:
-            self._stir()
+            if self._watches:
+                self._stir()
 
     def _answered(self, watch: Watch, task: Task) -> None:
         self._refusals = 0
