@@ -421,6 +421,7 @@ def test_a_report_is_made_of_a_run_and_over_nothing_else(kie):
     (kie.folder / "mine.html").write_text("<p>my own page</p>")
 
     made = kie.lines("report", "run.db", "-o", "report.html", "--sources", "originals", "--json")
+    fetched = kie("report", "run.db", "-o", "2.html", "--sources", "fetched", "--fetch")
     page = (kie.folder / "report.html").read_text()
     again = kie("report", "run.db")
     mine = kie("report", "run.db", "-o", "mine.html")
@@ -432,6 +433,9 @@ def test_a_report_is_made_of_a_run_and_over_nothing_else(kie):
     assert all(f"./results/{source}.png" in page for source in ids)
     assert f"./originals/{ids[0]}-0.png" in page
     assert kie.emulator.api_key not in page
+    assert "3 of 3 sources fetched into fetched" in fetched.stderr
+    second = (kie.folder / "2.html").read_text()
+    assert all(f"./fetched/{source}" in second for source in ids)
     assert again.returncode == 0
     assert "3 items" in again.stdout
     assert (mine.returncode, nowhere.returncode) == (2, 2)

@@ -7,32 +7,24 @@ from typing import Any
 
 import click
 
-from kie_async.cli._config import current
 from kie_async.cli._output import Output
-from kie_async.cli._rates import Rate
 from kie_async.cli._running import run
-from kie_async.cli._settings import check_key, json_option, on_loopback, out_option, prepared
+from kie_async.cli._settings import (
+    check_key,
+    json_option,
+    on_loopback,
+    out_option,
+    prepared,
+    rate_option,
+)
 from kie_async.cli._upscale import callback_option
 from kie_async.errors import UsageError
 from kie_async.files import check_template
 from kie_async.grok_imagine import RESOLUTIONS
-from kie_async.limiter import SlidingWindowLimiter
 
 __all__ = ["bulk"]
 
 FORMATS = ("auto", "lines", "csv", "jsonl")
-
-
-def _rate(_ctx: click.Context, _param: click.Parameter, value: str | Rate) -> Rate:
-    if isinstance(value, Rate):  # the setting
-        return value
-    limit, _, window = value.partition("/")
-    try:
-        rate = Rate(int(limit), float(window))
-        SlidingWindowLimiter(rate.limit, rate.window)
-    except (ValueError, UsageError):
-        raise click.BadParameter("it is creates/seconds, such as 20/10") from None
-    return rate
 
 
 def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -62,13 +54,7 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 @click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Without it Kie takes 720p.")
 @click.option("--column", metavar="NAME", help="Where the id stands in CSV and JSONL.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="auto", show_default=True)
-@click.option(
-    "--rate",
-    default=lambda: current().get("create_rate").value,
-    callback=_rate,
-    metavar="N/SECONDS",
-    help="What the account may create. Without it 20/10.",
-)
+@rate_option
 @click.option("--in-flight", default=100, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--timeout", default=3600.0, show_default=True, type=click.FloatRange(1.0))
 @click.option(

@@ -9,7 +9,8 @@ import click
 
 from kie_async.cli._journal import journal_argument
 from kie_async.cli._output import Output
-from kie_async.cli._settings import json_option
+from kie_async.cli._rates import Rate
+from kie_async.cli._settings import check_key, json_option, rate_option
 
 __all__ = ["report"]
 
@@ -26,9 +27,13 @@ __all__ = ["report"]
 )
 @click.option(
     "--sources",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False),
     help="A directory with the sources' own pictures, named by their ids.",
 )
+@click.option(
+    "--fetch", is_flag=True, help="Fetch what --sources lacks from Kie, where it is known still."
+)
+@rate_option
 @click.option("--limit", default=10_000, show_default=True, help="Items shown one by one, at most.")
 @click.option("--thumbnails/--no-thumbnails", default=True, help="Small pictures within the page.")
 @click.option("--force", is_flag=True, help="Write over a file that is no report.")
@@ -38,6 +43,8 @@ def report(
     path: Path,
     target: str,
     sources: Path | None,
+    fetch: bool,
+    rate: Rate,
     limit: int,
     thumbnails: bool,
     force: bool,
@@ -52,12 +59,18 @@ def report(
     \b
     Examples:
       kie report run.db -o report.html
-      kie report run.db --sources originals/ --open
+      kie report run.db --sources originals/ --fetch --open
 
     With --json: one object with event "report", path, items, thumbnails, bytes.
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     if limit < 1:
         raise click.UsageError("--limit must be 1 or more")
+    if fetch and sources is None:
+        raise click.UsageError("--fetch needs --sources DIR: where to")
+    if fetch:
+        check_key()
+    elif sources is not None and not sources.is_dir():
+        raise click.UsageError(f"there is no directory {sources}: --fetch makes and fills it")
     output = Output(as_json=as_json)
     from kie_async.cli._report_work import Wanted, make
 
@@ -65,6 +78,8 @@ def report(
         journal=path,
         target=target,
         sources=sources,
+        fetch=fetch,
+        rate=rate,
         limit=limit,
         thumbnails=thumbnails,
         force=force,

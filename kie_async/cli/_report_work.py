@@ -12,9 +12,11 @@ from pathlib import Path
 from attrs import frozen
 
 from kie_async.cli._escape import clean
-from kie_async.cli._exits import Exit
+from kie_async.cli._exits import Exit, Refused
 from kie_async.cli._output import Output
-from kie_async.cli._settings import Refused
+from kie_async.cli._rates import Rate
+from kie_async.cli._settings import connect
+from kie_async.errors import KieError
 from kie_async.journal import Journal
 from kie_async.report import (
     MARK,
@@ -24,9 +26,14 @@ from kie_async.report import (
     can_make_thumbnails,
     gather,
 )
+from kie_async.session import KieSession
 
 __all__ = ["Wanted", "make"]
 
+AT_ONCE = 8
+"""Sources that are fetched at the same time."""
+PATIENCE = 120.0
+"""Seconds for one of them."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 
 
@@ -37,6 +44,8 @@ class Wanted:
     journal: Path
     target: str
     sources: Path | None
+    fetch: bool
+    rate: Rate
     limit: int
     thumbnails: bool
     force: bool
@@ -57,8 +66,14 @@ async def make(wanted: Wanted, output: Output) -> int:
             limit=wanted.limit,
             find_source=_finder(wanted.sources),
         )
+    if wanted.fetch and wanted.sources is not None:
+        await _fetch(report, wanted.sources, output)
     small = await _thumbnails(report, wanted, output)
-    page = (await asyncio.to_thread(build_page, report, directory)).encode()
+    rate = wanted.rate
+    text = await asyncio.to_thread(
+        build_page, report, directory, limit=rate.limit, window=rate.window
+    )
+    page = text.encode()
     if target is None:
         output.result(page.decode())
         return 0
@@ -72,6 +87,33 @@ async def make(wanted: Wanted, output: Output) -> int:
     if wanted.show:
         webbrowser.open(target.resolve().as_uri())
     return 0
+
+
+async def _fetch(report: Report, directory: Path, output: Output) -> None:
+    """Fetch the sources' pictures that are not there; who is not known stays unknown."""
+    lacking = [entry for entry in report.entries if entry.files and entry.source is None]
+    if not lacking:
+        return
+    room = asyncio.Semaphore(AT_ONCE)
+    got = 0
+
+    async def one(kie: KieSession, source_id: str) -> None:
+        nonlocal got
+        async with room:
+            try:
+                task = await kie.get_task(source_id, timeout=PATIENCE)
+                files = await kie.download(task, directory, timeout=PATIENCE)
+            except KieError:  # too old, another account's, or gone: the page says so
+                return
+            got += bool(files)
+
+    async with connect(lambda _event: None) as kie, asyncio.TaskGroup() as group:
+        for entry in lacking:
+            group.create_task(one(kie, entry.item.source_id))
+    find = _finder(directory)
+    for entry in lacking:
+        entry.source = find(entry.item.source_id) if find is not None else None
+    output.note(f"{got:,} of {len(lacking):,} sources fetched into {clean(directory)}")
 
 
 async def _thumbnails(report: Report, wanted: Wanted, output: Output) -> int:
@@ -94,7 +136,7 @@ async def _thumbnails(report: Report, wanted: Wanted, output: Output) -> int:
 
 def _finder(directory: Path | None) -> Callable[[str], Path | None] | None:
     """Return what finds a source's picture by its id, in one look at the directory."""
-    if directory is None:
+    if directory is None or not directory.is_dir():
         return None
     found: dict[str, Path] = {}
     for path in sorted(directory.iterdir()):

@@ -16,6 +16,7 @@ import click
 from kie_async.cli._config import SETTINGS, Config, current
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit, Refused
+from kie_async.cli._rates import Rate
 from kie_async.errors import UsageError
 from kie_async.instrumentation import Hook
 from kie_async.limiter import RateLimiter, SlidingWindowLimiter
@@ -33,6 +34,7 @@ __all__ = [
     "out_option",
     "out_option_else",
     "prepared",
+    "rate_option",
     "read_ids",
     "read_words",
     "speed_option",
@@ -228,3 +230,24 @@ def prepared(out: Path | None) -> None:
         ) from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise Refused(f"cannot write to {out}", Exit.USAGE, "choose another --out")
+
+
+def _rate(_ctx: click.Context, _param: click.Parameter, value: str | Rate) -> Rate:
+    if isinstance(value, Rate):  # the setting
+        return value
+    limit, _, window = value.partition("/")
+    try:
+        rate = Rate(int(limit), float(window))
+        SlidingWindowLimiter(rate.limit, rate.window)
+    except (ValueError, UsageError):
+        raise click.BadParameter("it is creates/seconds, such as 20/10") from None
+    return rate
+
+
+rate_option = click.option(
+    "--rate",
+    default=lambda: current().get("create_rate").value,
+    callback=_rate,
+    metavar="N/SECONDS",
+    help="What the account may create. Without it 20/10.",
+)
