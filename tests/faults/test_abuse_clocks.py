@@ -19,7 +19,8 @@ from kie_async.callbacks import CallbackReceiver
 from kie_async.emulator import Rule
 from kie_async.errors import KieError, WaitTimeoutError
 from kie_async.journal import ItemState, Journal
-from tests.faults.world_k import CALLBACKS, KILLED, until, world
+from tests.faults.world_k import KILLED, until, world
+from tests.faults.world_k_work import CALLBACKS
 
 pytestmark = pytest.mark.timeout(120)
 

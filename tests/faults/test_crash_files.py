@@ -14,7 +14,8 @@ import pytest
 
 from kie_async.emulator import Request, Rule
 from kie_async.emulator._pictures import png
-from tests.faults.world_k import KILLED, World, attempts, items, picked, until, world
+from tests.faults.world_k import KILLED, World, picked, until, world
+from tests.faults.world_k_check import attempts, items
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -219,7 +220,7 @@ async def test_the_checker_of_the_crash_rows_catches_a_bad_client(
 TRACED = """
 import asyncio, os, sys
 from kie_async.emulator import Emulator
-from tests.faults.world_k import Job, work
+from tests.faults.world_k_work import Job, _work
 from kie_async.journal import _opening
 
 if sys.argv[2] == "lazy":
@@ -238,12 +239,11 @@ if sys.argv[2] == "lazy":
 
 async def main(folder):
     import pathlib
-    from tests.faults import world_k
     async with Emulator(durations=lambda rng: 0.05) as emulator:
         ids = [await emulator.add_source_task() for _ in range(6)]
         job = Job(url=emulator.url, folder=pathlib.Path(folder), ids=tuple(ids), save=True,
                   callbacks=True, bad="late" if sys.argv[2] == "late" else "")
-        await world_k._work(job)
+        await _work(job)
 
 asyncio.run(main(sys.argv[1]))
 """

@@ -18,18 +18,9 @@ from kie_async.bulk import BulkItem
 from kie_async.emulator import Rule
 from kie_async.errors import KeyConflictError, SpendLimitError, StorageFullError
 from kie_async.journal import Journal, JournalStore
-from tests.faults.world_k import (
-    CALLBACKS,
-    KILLED,
-    STOPPED,
-    World,
-    attempts,
-    collected,
-    items,
-    rows,
-    until,
-    world,
-)
+from tests.faults.world_k import KILLED, World, collected, until, world
+from tests.faults.world_k_check import attempts, items, rows
+from tests.faults.world_k_work import CALLBACKS, STOPPED
 
 pytestmark = pytest.mark.timeout(120)
 

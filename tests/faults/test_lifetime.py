@@ -17,7 +17,8 @@ from kie_async.errors import KieError
 from kie_async.instrumentation import CreateInDoubt, Event, TaskOrphaned
 from kie_async.journal import Journal
 from kie_async.limiter import Unlimited
-from tests.faults.world_k import CALLBACKS, World, picked, until, world
+from tests.faults.world_k import World, picked, until, world
+from tests.faults.world_k_work import CALLBACKS
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -23,7 +23,8 @@ from kie_async.journal import Journal
 from kie_async.limiter import Unlimited
 from kie_async.testing import VirtualKie
 from tests.clock import Held, jumping
-from tests.faults.world_k import CALLBACKS, quick, until, world
+from tests.faults.world_k import until, world
+from tests.faults.world_k_work import CALLBACKS, quick
 
 pytestmark = pytest.mark.timeout(120)
 
