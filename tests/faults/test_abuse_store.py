@@ -167,9 +167,13 @@ async def test_fault_L05_the_store_refuses(
 
         assert w.books.refused == {}
         assert w.books.most_in_window(WINDOW) <= LIMIT
-            with store.client as client:
-                kept = trouble is forgets_scripts and client.zcard("kie:{account}:turns")
-    assert kept or any(AWAY in row.message for row in caplog.records)
+    away = any(AWAY in row.message for row in caplog.records)
+    if trouble is forgets_scripts and not away:  # a busy machine may be too slow for the store
+        with store.client as client:
+            served = client.zrange("kie:{account}:served", 0, -1, withscores=True)
+        assert sum(turns for _, turns in served) == 25
+    else:
+        assert away
 
 
 @pytest.mark.asyncio
