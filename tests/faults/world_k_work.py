@@ -117,7 +117,7 @@ def kie(arguments: list[str], url: str, api_key: str, said: Path) -> None:
     from kie_async.cli import main
     from kie_async.session import _session
 
-    _session.PollSchedule = lambda: PollSchedule(first_gap=0.05, min_gap=0.02)  # type: ignore
+    _session.PollSchedule = lambda: PollSchedule(first_gap=0.35, min_gap=0.1)  # type: ignore
 
     os.environ |= {"KIE_BASE_URL": url, "KIE_API_KEY": api_key}
     told = os.open(said, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
