@@ -540,7 +540,7 @@ async def test_opening_that_fails_half_way_lets_go_of_all(
         raise JournalError("made to fail")
 
     with monkeypatch.context() as patch:
-        patch.setattr("kie_async.journal._connected.open_reader", fail)
+        patch.setattr("kie_async.journal._journal.open_reader", fail)
         with pytest.raises(JournalError, match="made to fail"):
             await Journal.open(path)
 
@@ -648,7 +648,7 @@ async def test_when_sqlite_itself_is_full_nothing_half_written_stays(tmp_path: P
     async with Journal(tmp_path / "run.db") as journal:
         await journal.plan(items("a"))
         await journal.record_created("a", await journal.begin_sending("a"), "t")
-        conn = journal._writer._opened.conn
+        conn = journal._writer._commits._opened.conn
         pages = conn.execute("PRAGMA page_count").fetchone()[0]
         conn.execute(f"PRAGMA max_page_count = {pages}")
 
@@ -769,7 +769,7 @@ async def test_many_writers_share_a_commit(tmp_path: Path):
     commits: list[str] = []
     async with Journal(tmp_path / "run.db") as journal:
         await journal.plan(items(*names))
-        conn = journal._writer._opened.conn
+        conn = journal._writer._commits._opened.conn
         conn.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
 
         await asyncio.gather(*(journal.begin_sending(name) for name in names))
@@ -798,7 +798,7 @@ async def test_ids_with_the_same_hash_are_told_apart(
 @pytest.mark.asyncio
 async def test_planning_goes_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What stands before a refused chunk stays planned, and the order is the caller's."""
-    monkeypatch.setattr("kie_async.journal._journal.CHUNK", 10)
+    monkeypatch.setattr("kie_async.journal._recording.CHUNK", 10)
     names = [f"i{number * 7919 % 95}" for number in range(95)]
     async with Journal(tmp_path / "run.db") as journal:
         assert await journal.plan(iter(items(*names))) == names

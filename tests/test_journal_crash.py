@@ -220,7 +220,7 @@ def test_every_record_is_synced_before_its_caller_goes_on(tmp_path: Path):
 async def test_commits_are_synced_in_full(tmp_path: Path):
     """`NORMAL` could forget a committed intent when the power fails."""
     async with Journal(tmp_path / "run.db") as journal:
-        conn = journal._writer._opened.conn
+        conn = journal._writer._commits._opened.conn
 
         assert conn.execute("PRAGMA synchronous").fetchone() == (2,)
         assert conn.execute("PRAGMA journal_mode").fetchone() == ("wal",)

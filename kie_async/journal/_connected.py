@@ -1,24 +1,23 @@
 """A journal's two connections and their threads: opening, closing, asking, telling.
 
-It knows nothing of items; `Questions` reads them and `Journal` records them.
+It knows nothing of items, and not what kind of database it is: `Questions` reads them,
+`Recording` writes them, and `Journal` knows its file.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import time
 import warnings
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from kie_async.errors import JournalError, WrongLoopError
 from kie_async.journal import _records
-from kie_async.journal._opening import foreign_error, open_reader, open_writer
-from kie_async.journal._schema import SCHEMA, Schema
+from kie_async.journal._records import Row
+from kie_async.journal._sql import Connection
 from kie_async.journal._writer import Writer
 
 __all__ = ["Connected"]
@@ -27,48 +26,53 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Connected:
-    """The part of `Journal` that is alike for every table; see there for the arguments."""
+class Connected(ABC):
+    """The part of every journal that is alike for all its tables."""
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        create: bool = True,
-        read_only: bool = False,
-        full_check: bool = False,
-        clock: Callable[[], float] = time.time,
-        _schema: Schema = SCHEMA,
-        _fault: Callable[[str], None] | None = None,
-    ) -> None:
-        """Open nothing yet.  ``_fault`` is told where a test may pull the plug."""
-        self.path = Path(path)
+    def __init__(self, name: str, *, read_only: bool, clock: Callable[[], float]) -> None:
+        """Open nothing yet; *name* is for messages."""
         self.read_only = read_only
-        self._create = create
-        self._full_check = full_check
+        self._named = name
         self._clock = clock
-        self._schema = _schema
-        self._fault = _fault
         self._loop: asyncio.AbstractEventLoop | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._writer: Writer | None = None
-        self._reader: sqlite3.Connection | None = None
         self._lease = 0
         self._journal_id = ""
         self._polls: dict[str, int] = {}
 
+    # -- what each kind of journal does its own way -----------------------------------------
+
+    @abstractmethod
+    def _open_here(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the connections, on the reader's thread; enter the lease."""
+
+    @abstractmethod
+    def _close_reader(self) -> None:
+        """Close the reader's connection, on its thread."""
+
+    @abstractmethod
+    def _ask(self, question: Callable[[Connection], T]) -> T:
+        """Ask *question* on the reader's thread; the database's errors become ours."""
+
+    @abstractmethod
+    def _orphans(self, conn: Connection) -> Sequence[Row]:
+        """Return the heads of creates under way whose owner is dead."""
+
+    # -- what all of them do alike -----------------------------------------------------------
+
     @classmethod
-    async def open(cls, path: str | Path, **options: Any) -> Self:
+    async def open(cls, *where: Any, **options: Any) -> Self:
         """Return an open journal; takes what the class takes.  Close it with `close`."""
-        return await cls(path, **options).__aenter__()
+        return await cls(*where, **options).__aenter__()
 
     async def __aenter__(self) -> Self:
-        """Check the file, take the lock, and open it."""
+        """Check what is there, and open it."""
         if self._executor is not None:
-            raise JournalError(f"{self.path} is open already")
+            raise JournalError(f"{self._named} is open already")
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kie-journal-reader")
-        opening = self._loop.run_in_executor(self._executor, self._open_files)
+        opening = self._loop.run_in_executor(self._executor, self._open_here, self._loop)
         try:
             await asyncio.shield(opening)
         except BaseException:
@@ -81,29 +85,6 @@ class Connected:
                 self._executor = None
             raise
         return self
-
-    def _open_files(self) -> None:
-        assert self._loop is not None  # noqa: S101 - reason: for the type checker
-        if not self.read_only:
-            opened = open_writer(
-                self.path,
-                create=self._create,
-                full_check=self._full_check,
-                schema=self._schema,
-                now=self._clock(),
-                fault=self._fault,
-            )
-            try:
-                self._reader = open_reader(self.path, self._schema, check=False)
-            except BaseException:
-                opened.close()
-                raise
-            self._lease = opened.lease_id
-            self._journal_id = opened.journal_id
-            _leases_of_this_process.add((opened.journal_id, opened.lease_id))
-            self._writer = Writer(opened, self.path, self._loop)
-        else:
-            self._reader = open_reader(self.path, self._schema, check=True)
 
     async def __aexit__(
         self,
@@ -128,9 +109,7 @@ class Connected:
 
     async def _close(self, executor: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            await loop.run_in_executor(executor, reader.close)
+        await loop.run_in_executor(executor, self._close_reader)
         executor.shutdown(wait=False)
         writer = self._writer
         if writer is not None:
@@ -146,32 +125,32 @@ class Connected:
     def __del__(self) -> None:
         """Complain about a journal that was left open."""
         if getattr(self, "_executor", None) is not None:
-            warnings.warn(f"journal {self.path} was not closed", ResourceWarning, stacklevel=2)
+            warnings.warn(f"journal {self._named} was not closed", ResourceWarning, stacklevel=2)
 
     def _writing(self) -> Writer:
         """Return the writer, if this call may use it."""
         self._check_open()
         if self._writer is None:
-            raise JournalError(f"{self.path} was opened read-only")
+            raise JournalError(f"{self._named} was opened read-only")
         return self._writer
 
     async def _read(
         self,
-        question: Callable[Concatenate[sqlite3.Connection, P], T],
+        question: Callable[Concatenate[Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
         """Ask the reader's thread."""
         self._check_open()
         assert self._loop is not None  # noqa: S101 - reason: for the type checker
-        assert self._reader is not None  # noqa: S101 - reason: for the type checker
-        conn = self._reader
-        try:
-            return await self._loop.run_in_executor(
-                self._executor, lambda: question(conn, *args, **kwargs)
-            )
-        except sqlite3.Error as exc:
-            raise foreign_error(exc, self.path) from exc
+        return await self._loop.run_in_executor(
+            self._executor, self._ask, lambda conn: question(conn, *args, **kwargs)
+        )
+
+    def _own(self, journal_id: str, lease: int) -> None:
+        """Remember, for as long as the process lives, that this lease was its own."""
+        self._journal_id, self._lease = journal_id, lease
+        _leases_of_this_process.add((journal_id, lease))
 
     def _leases_here(self) -> frozenset[int]:
         """Return the leases on this journal that were this process's own."""
@@ -180,9 +159,9 @@ class Connected:
 
     def _check_open(self) -> None:
         if self._executor is None:
-            raise JournalError(f"{self.path} is not open: use `async with`, or `Journal.open`")
+            raise JournalError(f"{self._named} is not open: use `async with`, or `Journal.open`")
         if asyncio.get_running_loop() is not self._loop:
-            raise WrongLoopError(f"{self.path} was opened in another event loop")
+            raise WrongLoopError(f"{self._named} was opened in another event loop")
 
     def _write_notes(self) -> None:
         """Write what nobody waits for."""

@@ -5,17 +5,16 @@ It proves nothing by itself; whoever calls has the proof, or takes the risk.
 
 from __future__ import annotations
 
-import sqlite3
-
 from kie_async.errors import JournalError
 from kie_async.journal._records import Facts, doubts_left, load, move
 from kie_async.journal._rows import Head
+from kie_async.journal._sql import Connection
 
 __all__ = ["adopt_task", "recreate", "release"]
 
 
 def adopt_task(
-    conn: sqlite3.Connection,
+    conn: Connection,
     source_id: str,
     task_id: str,
     by: str | None,
@@ -44,7 +43,7 @@ def adopt_task(
     _record(conn, head, "as_task_id", task_id, by, evidence, now)
 
 
-def _refuse_foreign(conn: sqlite3.Connection, head: Head, task_id: str) -> None:
+def _refuse_foreign(conn: Connection, head: Head, task_id: str) -> None:
     row = conn.execute(
         "SELECT i.source_id FROM attempts AS a JOIN items AS i ON i.seq = a.item "
         "WHERE a.task_id = ? AND a.item <> ?",
@@ -55,7 +54,7 @@ def _refuse_foreign(conn: sqlite3.Connection, head: Head, task_id: str) -> None:
 
 
 def release(
-    conn: sqlite3.Connection, source_id: str, by: str | None, evidence: str | None, now: float
+    conn: Connection, source_id: str, by: str | None, evidence: str | None, now: float
 ) -> None:
     """Nothing was created: ``in_doubt → planned``, and nothing was charged."""
     head = load(conn, source_id)
@@ -71,7 +70,7 @@ def release(
 
 
 def recreate(
-    conn: sqlite3.Connection, source_id: str, by: str | None, evidence: str | None, now: float
+    conn: Connection, source_id: str, by: str | None, evidence: str | None, now: float
 ) -> None:
     """Pay again, if need be: ``in_doubt | failed → planned``; attempts keep their verdict."""
     head = load(conn, source_id)
@@ -87,7 +86,7 @@ def recreate(
 
 
 def _record(
-    conn: sqlite3.Connection,
+    conn: Connection,
     head: Head,
     decision: str,
     task_id: str | None,

@@ -5,11 +5,11 @@ A source id has one row for ever.  Nothing here ever changes a row that exists.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 
 from kie_async.errors import KeyConflictError, UsageError
 from kie_async.journal._rows import as_json, as_text, id_hash, key_of, seal
+from kie_async.journal._sql import Connection
 from kie_async.journal._values import PlannedItem
 
 __all__ = ["CHUNK", "plan"]
@@ -30,7 +30,7 @@ _KNOWN = (
 )
 
 
-def plan(conn: sqlite3.Connection, items: Sequence[PlannedItem], now: float) -> list[str]:
+def plan(conn: Connection, items: Sequence[PlannedItem], now: float) -> list[str]:
     """Add what is new and return its source ids, in the order given.
 
     Raises:
@@ -68,7 +68,7 @@ def _keyed(items: Sequence[PlannedItem]) -> dict[str, _Row]:
     return wanted
 
 
-def _known(conn: sqlite3.Connection, wanted: Mapping[str, _Row]) -> set[str]:
+def _known(conn: Connection, wanted: Mapping[str, _Row]) -> set[str]:
     known: set[str] = set()
     hashes = sorted([row[0] for row in wanted.values()])
     for start in range(0, len(hashes), _LOOKED_UP):
@@ -88,7 +88,7 @@ def _check_key(source_id: str, known: str, key: str) -> None:
         )
 
 
-def _insert(conn: sqlite3.Connection, new: Mapping[str, _Row], now: float) -> None:
+def _insert(conn: Connection, new: Mapping[str, _Row], now: float) -> None:
     (last,) = conn.execute("SELECT coalesce(max(seq), 0) FROM items").fetchone()
     rows, ids = [], []
     for seq, (source_id, row) in enumerate(new.items(), last + 1):

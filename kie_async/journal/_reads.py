@@ -7,7 +7,6 @@ what is committed and changes nothing.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Container
 from typing import Any
 
@@ -21,6 +20,7 @@ from kie_async.journal._rows import (
     read_decision,
     read_item,
 )
+from kie_async.journal._sql import Connection
 from kie_async.journal._values import Attempt, Counts, Decision, Item
 
 __all__ = [
@@ -54,13 +54,13 @@ _DECISIONS = (
 _ITEMS = f"SELECT {ITEM_COLUMNS} FROM "  # noqa: S608 - reason: constants only
 
 
-def try_columns(conn: sqlite3.Connection) -> None:
+def try_columns(conn: Connection) -> None:
     """Let SQLite find every column that is asked for; it raises if one is missing."""
     for question in (f"{_ITEMS} items AS i INDEXED BY items_by_state", _ATTEMPTS, _DECISIONS):
         conn.execute(f"{question} WHERE i.state = 'none' AND i.state <> 'planned' LIMIT 0")
 
 
-def get(conn: sqlite3.Connection, source_id: str) -> Item | None:
+def get(conn: Connection, source_id: str) -> Item | None:
     """Return an item, or None."""
     row = conn.execute(
         f"{_ITEMS} ids CROSS JOIN items AS i ON i.seq = ids.seq "
@@ -71,7 +71,7 @@ def get(conn: sqlite3.Connection, source_id: str) -> Item | None:
 
 
 def page(
-    conn: sqlite3.Connection, state: str, after: int, limit: int, *, without_files: bool
+    conn: Connection, state: str, after: int, limit: int, *, without_files: bool
 ) -> list[Item]:
     """Return up to *limit* items of a state that were planned after number *after*."""
     fileless = "AND i.files IS NULL " if without_files else ""
@@ -87,7 +87,7 @@ def page(
 
 
 def page_with_attempts(
-    conn: sqlite3.Connection, state: str | None, after: int, limit: int
+    conn: Connection, state: str | None, after: int, limit: int
 ) -> list[tuple[Item, list[Attempt]]]:
     """Return a page as `page` does, each item with its attempts; None: of any state."""
     if state is not None:
@@ -100,49 +100,47 @@ def page_with_attempts(
     return [(item, _attempts(conn, item.seq)) for item in items]
 
 
-def attempts_of(conn: sqlite3.Connection, source_id: str) -> list[Attempt]:
+def attempts_of(conn: Connection, source_id: str) -> list[Attempt]:
     """Return the attempts of an item, the first one first."""
     return _attempts(conn, load(conn, source_id).seq)
 
 
-def _attempts(conn: sqlite3.Connection, seq: int) -> list[Attempt]:
+def _attempts(conn: Connection, seq: int) -> list[Attempt]:
     rows = conn.execute(f"{_ATTEMPTS} WHERE a.item = ? ORDER BY a.number", (seq,))
     return [read_attempt(row) for row in rows]
 
 
-def find_by_ref(conn: sqlite3.Connection, ref: str) -> Attempt | None:
+def find_by_ref(conn: Connection, ref: str) -> Attempt | None:
     """Return the attempt that carried *ref*."""
     row = conn.execute(f"{_ATTEMPTS} WHERE a.ref = ?", (ref,)).fetchone()
     return None if row is None else read_attempt(row)
 
 
-def find_by_task(conn: sqlite3.Connection, task_id: str) -> list[Attempt]:
+def find_by_task(conn: Connection, task_id: str) -> list[Attempt]:
     """Return the attempts that a task is bound to; more than one if ids were shared."""
     rows = conn.execute(f"{_ATTEMPTS} WHERE a.task_id = ? ORDER BY a.item, a.number", (task_id,))
     return [read_attempt(row) for row in rows]
 
 
-def counts(conn: sqlite3.Connection) -> Counts:
+def counts(conn: Connection) -> Counts:
     """Count the items of each state."""
     found = dict(conn.execute(BY_STATE))
     (total,) = conn.execute("SELECT coalesce(max(seq), 0) FROM items").fetchone()
     return Counts(planned=total - sum(found.values()), **found)
 
 
-def decisions(conn: sqlite3.Connection) -> list[Decision]:
+def decisions(conn: Connection) -> list[Decision]:
     """Return what was decided about doubts, in its order."""
     rows = conn.execute(f"{_DECISIONS} ORDER BY d.id")
     return [read_decision(row) for row in rows]
 
 
-def meta(conn: sqlite3.Connection) -> dict[str, Any]:
+def meta(conn: Connection) -> dict[str, Any]:
     """Return the run's settings and figures."""
     return {name: json.loads(value) for name, value in conn.execute("SELECT * FROM meta")}
 
 
-def created_times(
-    conn: sqlite3.Connection, since: float, without: Container[int] = ()
-) -> list[float]:
+def created_times(conn: Connection, since: float, without: Container[int] = ()) -> list[float]:
     """Return when creates were answered (or begun, if they never were), from *since* on.
 
     Those of the leases in *without* are left out.
@@ -150,8 +148,9 @@ def created_times(
     # A walk over all attempts, 0.3 s for a million: once a run, and an index for it would
     # cost every create.
     rows = conn.execute(
-        "SELECT coalesce(ended_at, intent_at) AS time, lease FROM attempts "
-        "WHERE time >= ? AND verdict IS NOT 'not_sent' ORDER BY time",
+        "SELECT coalesce(ended_at, intent_at), lease FROM attempts "
+        "WHERE coalesce(ended_at, intent_at) >= ? AND coalesce(verdict, '') <> 'not_sent' "
+        "ORDER BY 1",
         (since,),
     )
     return [time for time, lease in rows if lease not in without]

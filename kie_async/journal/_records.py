@@ -6,20 +6,25 @@ has written nothing.  It runs inside the writer's transaction and never commits.
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Sequence
+from typing import Any
 
 from attrs import frozen
 
 from kie_async.errors import JournalError
 from kie_async.journal._rows import Head, id_hash, read_head, seal
+from kie_async.journal._sql import Connection
 from kie_async.journal._values import Verdict
 
 __all__ = [
+    "HEAD",
     "Facts",
+    "Row",
     "begin_sending",
     "close_attempt",
     "doubts_left",
     "end",
+    "left_open",
     "load",
     "move",
     "record_created",
@@ -28,14 +33,16 @@ __all__ = [
     "recover",
 ]
 
-_HEAD = (
+Row = tuple[Any, ...]
+
+HEAD = (
     "SELECT i.seq, i.source_id, i.key, i.output_name, i.state, i.task_id, i.attempts, "
     "i.maybe_charged, i.checksum "
 )
-_BY_ID = _HEAD + (
+_BY_ID = HEAD + (
     "FROM ids CROSS JOIN items AS i ON i.seq = ids.seq WHERE ids.hash = ? AND i.source_id = ?"
 )
-_SENDING = _HEAD + (
+_SENDING = HEAD + (
     "FROM items AS i INDEXED BY items_by_state CROSS JOIN attempts AS a "
     "ON a.item = i.seq AND a.number = i.attempts "
     "WHERE i.state = 'sending' AND i.state <> 'planned' AND a.lease <> ?"
@@ -75,7 +82,7 @@ class Facts:
 _NOTHING = Facts()
 
 
-def load(conn: sqlite3.Connection, source_id: str) -> Head:
+def load(conn: Connection, source_id: str) -> Head:
     """Return the head of an item.
 
     Raises:
@@ -89,7 +96,7 @@ def load(conn: sqlite3.Connection, source_id: str) -> Head:
 
 
 def move(
-    conn: sqlite3.Connection,
+    conn: Connection,
     head: Head,
     state: str,
     now: float,
@@ -117,9 +124,7 @@ def move(
     )
 
 
-def begin_sending(
-    conn: sqlite3.Connection, source_id: str, ref: str | None, lease: int, now: float
-) -> int:
+def begin_sending(conn: Connection, source_id: str, ref: str | None, lease: int, now: float) -> int:
     """``planned → sending``: the intent.  Return the number of the attempt."""
     head = load(conn, source_id)
     if head.state != "planned":
@@ -133,9 +138,7 @@ def begin_sending(
     return head.attempts
 
 
-def record_created(
-    conn: sqlite3.Connection, source_id: str, number: int, task_id: str, now: float
-) -> bool:
+def record_created(conn: Connection, source_id: str, number: int, task_id: str, now: float) -> bool:
     """Keep the id of a paid task; ``sending`` (or a doubt, or a release) ``→ sent``."""
     head = load(conn, source_id)
     values = (task_id, now, head.seq, number)
@@ -160,7 +163,7 @@ def _may_bind(head: Head, number: int) -> bool:
     return head.state in {"planned", "in_doubt"}
 
 
-def doubts_left(conn: sqlite3.Connection, head: Head) -> bool:
+def doubts_left(conn: Connection, head: Head) -> bool:
     """True while an attempt of the item may have been paid for without a known task."""
     found = conn.execute(
         "SELECT 1 FROM attempts WHERE item = ? AND verdict IN ('reported', 'in_doubt')",
@@ -169,7 +172,7 @@ def doubts_left(conn: sqlite3.Connection, head: Head) -> bool:
     return found.fetchone() is not None
 
 
-def _attempt(conn: sqlite3.Connection, head: Head, number: int) -> tuple[str | None, str | None]:
+def _attempt(conn: Connection, head: Head, number: int) -> tuple[str | None, str | None]:
     row = conn.execute(
         "SELECT verdict, task_id FROM attempts WHERE item = ? AND number = ?", (head.seq, number)
     ).fetchone()
@@ -179,7 +182,7 @@ def _attempt(conn: sqlite3.Connection, head: Head, number: int) -> tuple[str | N
 
 
 def close_attempt(
-    conn: sqlite3.Connection,
+    conn: Connection,
     source_id: str,
     number: int,
     verdict: Verdict,
@@ -212,14 +215,12 @@ def close_attempt(
     _leave_sending(conn, head, state, facts, now)
 
 
-def _leave_sending(
-    conn: sqlite3.Connection, head: Head, state: str, facts: Facts, now: float
-) -> None:
+def _leave_sending(conn: Connection, head: Head, state: str, facts: Facts, now: float) -> None:
     charged = facts.maybe_charged or head.maybe_charged
     if head.attempts > 1:  # an older attempt may have turned out to be paid meanwhile
         row = conn.execute(
             "SELECT task_id FROM attempts WHERE item = ? AND task_id IS NOT NULL "
-            "AND reason IS NOT 'failed' ORDER BY number LIMIT 1",
+            "AND coalesce(reason, '') <> 'failed' ORDER BY number LIMIT 1",
             (head.seq,),
         ).fetchone()
         if row is not None:
@@ -230,7 +231,7 @@ def _leave_sending(
 
 
 def end(
-    conn: sqlite3.Connection,
+    conn: Connection,
     source_id: str,
     state: str,
     facts: Facts,
@@ -253,7 +254,7 @@ def end(
     conn.execute(_END, (state, *told, polls or 0, now, checksum, *figures, now, head.seq))
 
 
-def record_files(conn: sqlite3.Connection, source_id: str, files: str, now: float) -> None:
+def record_files(conn: Connection, source_id: str, files: str, now: float) -> None:
     """Keep the names of the saved results of a done item."""
     head = load(conn, source_id)
     if head.state != "done":
@@ -261,7 +262,7 @@ def record_files(conn: sqlite3.Connection, source_id: str, files: str, now: floa
     conn.execute("UPDATE items SET files = ?, updated_at = ? WHERE seq = ?", (files, now, head.seq))
 
 
-def record_polls(conn: sqlite3.Connection, polls: dict[str, int]) -> None:
+def record_polls(conn: Connection, polls: dict[str, int]) -> None:
     """Keep how often items were looked at; unknown ones are passed over."""
     for source_id, count in polls.items():
         conn.execute(
@@ -271,10 +272,14 @@ def record_polls(conn: sqlite3.Connection, polls: dict[str, int]) -> None:
         )
 
 
-def recover(conn: sqlite3.Connection, lease: int, now: float) -> int:
+def left_open(conn: Connection, lease: int) -> list[Row]:
+    """Return the heads of items in ``sending`` whose owner is another one than *lease*."""
+    return conn.execute(_SENDING, (lease,)).fetchall()
+
+
+def recover(conn: Connection, rows: Sequence[Row], now: float) -> int:
     """Put every create that a dead owner left open in doubt; return how many."""
     facts = Facts(reason="crash", maybe_charged=True)
-    rows = conn.execute(_SENDING, (lease,)).fetchall()
     for row in rows:
         head = read_head(row)
         close_attempt(conn, head.source_id, head.attempts, Verdict.IN_DOUBT, "in_doubt", facts, now)

@@ -139,7 +139,7 @@ async def _work(job: Job) -> None:
     schema = LATER if job.later else SCHEMA
     async with Journal(job.path, _fault=_killer(job), _schema=schema) as journal:
         if job.everywhere:
-            journal._writer._opened.conn.execute("PRAGMA wal_autocheckpoint = 1")
+            journal._writer._commits._opened.conn.execute("PRAGMA wal_autocheckpoint = 1")
         async with (
             _limiter(job) as limiter,
             KieSession("emulator-key", base_url=job.url, **quick(limiter=limiter)) as session,
