@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "kie_async"
 FLOORS = (
     ("words", {"errors", "models"}),
     ("rules", {"grok_imagine", "protocol", "retry", "polling", "limiter", "instrumentation"}),
-    ("hands", {"transport", "redis_limiter", "journal", "callbacks"}),
+    ("hands", {"transport", "redis_limiter", "journal", "postgres", "callbacks"}),
     ("service", {"files", "session", "bulk"}),
     ("edges", {"cli", "report", "emulator", "integrations", "testing"}),
 )
@@ -27,6 +27,7 @@ SAME_FLOOR = {
     ("session", "files"),  # `KieSession.download` is a front of it, loaded when called
     ("session", "bulk"),  # `KieSession.upscale_many` is a front of it, loaded when called
     ("bulk", "files"),
+    ("postgres", "journal"),  # the same records under the same rules, kept elsewhere
     ("cli", "emulator"),
     ("cli", "integrations"),
     ("cli", "report"),
@@ -38,6 +39,7 @@ ONLY_IN = {
     "tenacity": {"retry"},
     "sqlite3": {"journal"},
     "redis": {"redis_limiter"},
+    "psycopg": {"postgres"},
     "click": {"cli"},
     "rich": {"cli"},
     "opentelemetry": {"integrations"},

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -22,6 +22,8 @@ from kie_async.journal import (
     Verdict,
 )
 from kie_async.models import Task, TaskState
+from kie_async.postgres import PostgresJournal
+from tests.postgres_servers import POSTGRES, Postgres, postgres_server
 
 Open = Callable[[], Awaitable[JournalStore]]
 NOW = 1_790_000_000.0
@@ -36,12 +38,28 @@ class Clock:
         return self.now
 
 
-def sqlite(path: Path, clock: Clock) -> Open:
+def sqlite(request: pytest.FixtureRequest, clock: Clock) -> Open:
     """Open, and open again, the journal in one SQLite file."""
-    return lambda: Journal.open(path / "run.db", clock=clock)
+    path = request.getfixturevalue("tmp_path") / "run.db"
+    return lambda: Journal.open(path, clock=clock)
 
 
-JOURNALS = {"sqlite": sqlite}
+def postgres(request: pytest.FixtureRequest, clock: Clock) -> Open:
+    """Open, and open again, a journal in PostgreSQL, where each test has a run of its own."""
+    server = request.getfixturevalue("server")
+    run = f"t{secrets.token_hex(6)}"
+    return lambda: PostgresJournal.open(server.url, run, clock=clock)
+
+
+JOURNALS = {"sqlite": sqlite, "postgres": postgres}
+
+
+@pytest.fixture(scope="module", name="server")
+def _server() -> Iterator[Postgres]:
+    if POSTGRES is None:
+        pytest.skip("no PostgreSQL on this machine")
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -50,8 +68,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture(params=JOURNALS)
-def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Open:
-    return JOURNALS[request.param](tmp_path, clock)
+def open_journal(request: pytest.FixtureRequest, clock: Clock) -> Open:
+    return JOURNALS[request.param](request, clock)
 
 
 def item(source_id: str = "a", **input: object) -> PlannedItem:

@@ -61,9 +61,14 @@ class Recording(Questions):
         """
         iterator, new = iter(items), list[str]()
         while chunk := list(islice(iterator, CHUNK)):
-            run = partial(plan, items=chunk, now=self._clock())
+            run = partial(self._plan_chunk, items=chunk, now=self._clock())
             new += await self._writing().submit("plan", run, intent=True)
         return new
+
+    def _plan_chunk(
+        self, conn: Connection, *, items: Sequence[PlannedItem], now: float
+    ) -> list[str]:
+        return plan(conn, items, now)
 
     async def begin_sending(self, source_id: str, *, ref: str | None = None) -> int:
         """``planned → sending``: make the intent durable; return the attempt's number.

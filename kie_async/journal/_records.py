@@ -17,6 +17,7 @@ from kie_async.journal._sql import Connection
 from kie_async.journal._values import Verdict
 
 __all__ = [
+    "BY_ID",
     "HEAD",
     "Facts",
     "Row",
@@ -35,11 +36,14 @@ __all__ = [
 
 Row = tuple[Any, ...]
 
+CRASH = "crash"
+"""Why a create is in doubt whose owner seems to have died."""
+
 HEAD = (
     "SELECT i.seq, i.source_id, i.key, i.output_name, i.state, i.task_id, i.attempts, "
     "i.maybe_charged, i.checksum "
 )
-_BY_ID = HEAD + (
+BY_ID = HEAD + (
     "FROM ids CROSS JOIN items AS i ON i.seq = ids.seq WHERE ids.hash = ? AND i.source_id = ?"
 )
 _SENDING = HEAD + (
@@ -89,7 +93,7 @@ def load(conn: Connection, source_id: str) -> Head:
         JournalError: There is no such item.
         JournalCorruptError: Its row is damaged.
     """
-    row = conn.execute(_BY_ID, (id_hash(source_id), source_id)).fetchone()
+    row = conn.execute(BY_ID, (id_hash(source_id), source_id)).fetchone()
     if row is None:
         raise JournalError(f"{source_id} is not in the journal: plan it first")
     return read_head(row)
@@ -172,13 +176,17 @@ def doubts_left(conn: Connection, head: Head) -> bool:
     return found.fetchone() is not None
 
 
-def _attempt(conn: Connection, head: Head, number: int) -> tuple[str | None, str | None]:
+def _attempt(
+    conn: Connection, head: Head, number: int
+) -> tuple[str | None, str | None, str | None]:
+    """Return an attempt's verdict, task and reason."""
     row = conn.execute(
-        "SELECT verdict, task_id FROM attempts WHERE item = ? AND number = ?", (head.seq, number)
+        "SELECT verdict, task_id, reason FROM attempts WHERE item = ? AND number = ?",
+        (head.seq, number),
     ).fetchone()
     if row is None:
         raise JournalError(f"{head.source_id} has no attempt {number}")
-    return row[0], row[1]
+    return row[0], row[1], row[2]
 
 
 def close_attempt(
@@ -192,27 +200,41 @@ def close_attempt(
 ) -> None:
     """``sending → planned | failed | in_doubt``: the attempt brought no task id."""
     head = load(conn, source_id)
-    known, _ = _attempt(conn, head, number)
+    known, _, reason = _attempt(conn, head, number)
     if known == verdict.value:
         return  # said twice: a caller that was cut off may repeat itself
+    if known == Verdict.IN_DOUBT.value and reason == CRASH:
+        _correct(conn, head, number, verdict, state, facts, now)
+        return
     if known is not None:
         raise JournalError(f"attempt {number} of {source_id} is {known} already")
     if head.state != "sending" or number != head.attempts:
         raise JournalError(f"{source_id} is {head.state}: attempt {number} is not in flight")
-    conn.execute(
-        _CLOSE,
-        (
-            verdict.value,
-            now,
-            facts.http_status,
-            facts.body_code,
-            facts.reason,
-            facts.evidence,
-            head.seq,
-            number,
-        ),
-    )
+    _close(conn, head, number, verdict, facts, now)
     _leave_sending(conn, head, state, facts, now)
+
+
+def _close(
+    conn: Connection, head: Head, number: int, verdict: Verdict, facts: Facts, now: float
+) -> None:
+    told = (facts.http_status, facts.body_code, facts.reason, facts.evidence)
+    conn.execute(_CLOSE, (verdict.value, now, *told, head.seq, number))
+
+
+def _correct(
+    conn: Connection,
+    head: Head,
+    number: int,
+    verdict: Verdict,
+    state: str,
+    facts: Facts,
+    now: float,
+) -> None:
+    """The owner was taken for dead and was only slow: what it says is the better proof."""
+    _close(conn, head, number, verdict, facts, now)
+    if head.state == "in_doubt" and number == head.attempts:
+        charged = facts.maybe_charged or doubts_left(conn, head)
+        move(conn, head, state, now, facts=facts, charged=charged)
 
 
 def _leave_sending(conn: Connection, head: Head, state: str, facts: Facts, now: float) -> None:
@@ -279,7 +301,7 @@ def left_open(conn: Connection, lease: int) -> list[Row]:
 
 def recover(conn: Connection, rows: Sequence[Row], now: float) -> int:
     """Put every create that a dead owner left open in doubt; return how many."""
-    facts = Facts(reason="crash", maybe_charged=True)
+    facts = Facts(reason=CRASH, maybe_charged=True)
     for row in rows:
         head = read_head(row)
         close_attempt(conn, head.source_id, head.attempts, Verdict.IN_DOUBT, "in_doubt", facts, now)

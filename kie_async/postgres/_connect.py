@@ -1,0 +1,99 @@
+"""Connections to PostgreSQL: where they go, how long they wait, what their errors mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from kie_async.errors import JournalError, KieError, StorageFullError, UsageError
+
+__all__ = ["AWAY", "Place", "lost"]
+
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
+"""What a server raises that is away, going away, or coming up."""
+
+# A server that has vanished is noticed within seconds and not after TCP's quarter of an hour.
+_SETTINGS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "application_name": "kie_async",
+    "client_encoding": "utf8",
+}
+
+_FULL = ("53100", "53200")  # disk full, out of memory
+
+
+class Place:
+    """A database, and the schema of a run in it.  Its password shows up nowhere.
+
+    Args:
+        url: ``postgresql://user@host/database``, or any libpq connection string.
+        schema: The schema that holds the tables.
+
+    Raises:
+        UsageError: *url* is no connection string.
+    """
+
+    def __init__(self, url: str, schema: str) -> None:
+        try:
+            known = conninfo_to_dict(url)
+        except psycopg.Error:
+            raise UsageError(
+                "this is no PostgreSQL address: it looks like postgresql://user@host/database"
+            ) from None
+        self._conninfo = make_conninfo(**{**_SETTINGS, **known})
+        self.schema = schema
+        where = known.get("host") or known.get("hostaddr") or "this machine"
+        self.name = f"postgresql {known.get('dbname') or ''}@{where}, {schema}".replace(" @", " ")
+
+    def __repr__(self) -> str:
+        """Say where it is, without the password."""
+        return f"<Place {self.name}>"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What psycopg is to be told, as a dict; it holds the password."""
+        return conninfo_to_dict(self._conninfo)
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Return a connection that commits each statement, unless told otherwise.
+
+        Raises:
+            psycopg.Error: The server is away, or refuses.
+        """
+        conn = psycopg.connect(self._conninfo, autocommit=True)
+        try:
+            conn.execute(
+                sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)),
+            )
+            found = conn.execute("SHOW synchronous_commit").fetchone()
+            if found == ("off",):  # a record that has returned must survive a crash
+                conn.execute("SET synchronous_commit TO on")
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def error(self, exc: Exception) -> KieError:
+        """Return what an error of the database means here."""
+        if not isinstance(exc, psycopg.Error):
+            return JournalError(f"{self.name}: {type(exc).__name__}: {exc}")
+        said = " ".join(str(exc).split())
+        if exc.sqlstate in _FULL:
+            return StorageFullError(f"{self.name}: no room to write ({said}); free some, go on")
+        if isinstance(exc, AWAY):
+            return JournalError(f"{self.name} cannot be reached: {said}", retryable=True)
+        return JournalError(f"{self.name}: {said}")
+
+
+def lost(conn: psycopg.Connection[Any] | None, exc: Exception) -> bool:
+    """True if the connection is gone, and with it the answer."""
+    if isinstance(exc, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
+        return False
+    return isinstance(exc, AWAY) and (conn is None or conn.closed or conn.broken)

@@ -1,0 +1,160 @@
+"""``PostgresJournal``: the journal of a run that several machines work on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+
+from kie_async.errors import UsageError
+from kie_async.journal._recording import Recording
+from kie_async.journal._records import HEAD, Row
+from kie_async.journal._sql import Connection
+from kie_async.journal._values import PlannedItem
+from kie_async.journal._writer import Writer
+from kie_async.postgres._commits import Commits
+from kie_async.postgres._connect import Place, lost
+from kie_async.postgres._schema import check_run, enter, prepare
+from kie_async.postgres._sql import Records
+
+__all__ = ["PostgresJournal"]
+
+T = TypeVar("T")
+
+_DEAD = (
+    "UPDATE lease SET ended_at = ? WHERE ended_at IS NULL AND id <> ? "
+    "AND seen_at < clock_timestamp() - make_interval(secs => ?)"
+)
+_ORPHANS = HEAD + (
+    "FROM items AS i JOIN attempts AS a ON a.item = i.seq AND a.number = i.attempts "
+    "JOIN lease AS l ON l.id = a.lease "
+    "WHERE i.state = 'sending' AND i.state <> 'planned' AND l.ended_at IS NOT NULL "
+    "FOR UPDATE OF i"
+)
+# One that was taken for dead and lives says so again.
+_BEAT = "UPDATE lease SET seen_at = clock_timestamp(), ended_at = NULL WHERE id = ?"
+
+
+class PostgresJournal(Recording):
+    """A journal in PostgreSQL, which any number of processes write at once.
+
+    It keeps what `Journal` keeps, in the same tables, under the same rules; each run has a
+    schema of its own.  A process shows by a heartbeat that it lives.  The creates of one
+    that has not been seen for *lease* seconds are put in doubt by `recover`, and if it was
+    only slow, its records are taken all the same.
+
+    Through a restart of the server records wait; whether one that was under way has been
+    written is asked, not guessed.
+
+    Args:
+        url: ``postgresql://user@host/database``, or any libpq connection string.  A pooler
+            in between must keep a session on one server connection.
+        run: The name of the run: a small letter, then small letters, digits or ``_``.
+        create: Make the tables if there are none.
+        read_only: Only look.
+        lease: Seconds without a sign of life after which a process counts as dead.
+        patience: Seconds to wait for a server that is away; then records are refused.
+        clock: Returns Unix seconds.
+
+    Raises:
+        UsageError: *url*, *run* or a number cannot work.
+        JournalTooNewError: On opening: a later version of this package made the tables.
+        JournalError: On opening: the server cannot be reached, or refuses.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str = "run",
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        lease: float = 30.0,
+        patience: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        _fault: Callable[[str], None] | None = None,
+    ) -> None:
+        """Open nothing yet."""
+        if not lease > 0 or not patience >= 0:
+            raise UsageError("lease must be more than 0 seconds, and patience 0 or more")
+        self.run = run
+        self.place = Place(url, check_run(run))
+        super().__init__(self.place.name, read_only=read_only, clock=clock)
+        self._create = create and not read_only
+        self._dead_after = lease
+        self._patience = patience
+        self._fault = _fault
+        self._conn: psycopg.Connection[Any] | None = None
+        self._commits: Commits | None = None
+        self._beat: asyncio.TimerHandle | None = None
+
+    def _open_here(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            conn = self.place.connect()
+        except psycopg.Error as exc:
+            raise self.place.error(exc) from None
+        try:
+            journal_id = prepare(conn, self.place.schema, create=self._create)
+            if not self.read_only:
+                self._own(journal_id, enter(conn, self._clock()))
+        except psycopg.Error as exc:
+            conn.close()
+            raise self.place.error(exc) from exc
+        except BaseException:
+            conn.close()
+            raise
+        self._conn = conn
+        if not self.read_only:
+            self._commits = Commits(self.place, patience=self._patience, fault=self._fault)
+            self._writer = Writer(self._commits, loop)
+            loop.call_soon_threadsafe(self._live)
+
+    def _live(self) -> None:
+        """Show a sign of life, and again in a third of the lease."""
+        writer, loop = self._writer, self._loop
+        if writer is None or loop is None or self._executor is None:
+            return
+        writer.send("beat", lambda conn: conn.execute(_BEAT, (self._lease,)) and None)
+        self._beat = loop.call_later(self._dead_after / 3, self._live)
+
+    async def close(self) -> None:
+        """Write what is queued, end the lease and let go.  Harmless when repeated."""
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._commits is not None:
+            self._commits.hurry()
+        await super().close()
+
+    def _close_reader(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn.close()
+
+    def _ask(self, question: Callable[[Connection], T]) -> T:
+        until = time.monotonic() + self._patience
+        pause = 0.05
+        while True:
+            try:
+                if self._conn is None or self._conn.closed:
+                    self._conn = None
+                    self._conn = self.place.connect()
+                return question(Records(self._conn, locking=False))
+            except psycopg.Error as exc:
+                if not lost(self._conn, exc) or time.monotonic() >= until:
+                    raise self.place.error(exc) from exc
+            time.sleep(pause)  # on the reader's own thread
+            pause = min(pause * 2, 2.0)
+
+    def _plan_chunk(
+        self, conn: Connection, *, items: Sequence[PlannedItem], now: float
+    ) -> list[str]:
+        # Rows are numbered in their order: those who plan at the same time queue here.
+        conn.execute("LOCK TABLE ids IN SHARE ROW EXCLUSIVE MODE")
+        return super()._plan_chunk(conn, items=items, now=now)
+
+    def _orphans(self, conn: Connection) -> Sequence[Row]:
+        conn.execute(_DEAD, (self._clock(), self._lease, self._dead_after))
+        return conn.execute(_ORPHANS).fetchall()
