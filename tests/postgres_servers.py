@@ -103,16 +103,20 @@ class Postgres:
             assert time.monotonic() < until, "the server did not start"
             time.sleep(0.05)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Signal its first process."""
+    def signal_all(self, number: signal.Signals) -> None:
+        """Signal its first process and all that it has started."""
         assert self._process is not None
-        os.kill(self._process.pid, number)
+        first = self._process.pid
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        for pid in (first, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def stop(self) -> None:
         """End it at once, as a crash does: every connection breaks."""
         if self._process is not None and self._process.poll() is None:
-            self.signal(signal.SIGCONT)
-            self.signal(signal.SIGQUIT)
+            self.signal_all(signal.SIGCONT)
+            self._process.send_signal(signal.SIGQUIT)
             self._process.wait(PATIENCE)
 
 

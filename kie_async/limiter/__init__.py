@@ -2,7 +2,8 @@
 
 :class:`SlidingWindow` is the arithmetic, told the time; :class:`SlidingWindowLimiter` is
 its face for asyncio.  Neither opens a socket or starts a task.  No lock is ever held over
-an ``await``.
+an ``await``.  :class:`StoreLimiter` is the face of a book that a store keeps for many
+processes; the stores themselves are elsewhere.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import threading
 
 from kie_async.errors import UsageError
 from kie_async.limiter._line import SlidingWindowLimiter
+from kie_async.limiter._store import Ask, StoreLimiter
 from kie_async.limiter._turn import RateLimiter, Turn, Unlimited
 from kie_async.limiter._window import LIMIT, WINDOW, SlidingWindow
 
 __all__ = [
     "LIMIT",
     "WINDOW",
+    "Ask",
     "RateLimiter",
     "SlidingWindow",
     "SlidingWindowLimiter",
+    "StoreLimiter",
     "Turn",
     "Unlimited",
     "shared_limiter",

@@ -1,7 +1,8 @@
-"""PostgreSQL for a run on several machines: its journal (extra ``[postgres]``)."""
+"""PostgreSQL for a run on several machines: its journal and its limiter (extra ``[postgres]``)."""
 
 from __future__ import annotations
 
 from kie_async.postgres._journal import PostgresJournal
+from kie_async.postgres._limiter import PostgresLimiter
 
-__all__ = ["PostgresJournal"]
+__all__ = ["PostgresJournal", "PostgresLimiter"]

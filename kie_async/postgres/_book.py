@@ -1,0 +1,144 @@
+"""The book of the turns in PostgreSQL: one function, called once for all who wait.
+
+It is the script of the Redis limiter in the server's own language, under the same rules:
+a turn counts until a window after its answer, or after its lease if none comes; while
+others wait, no process gets further ahead of them than a share of the window.
+
+The tables are unlogged, and a call does not wait for the disk.  A crash of the server
+empties them; then every process tells it anew which turns still count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = ["CALL", "SCHEMA", "TABLES"]
+
+SCHEMA = "kie_limits"
+
+_BODY = """
+DECLARE
+    now BIGINT;
+    is_paused BIGINT;
+    last_left BIGINT;
+    free INTEGER;
+    others INTEGER;
+    least DOUBLE PRECISION;
+    mine DOUBLE PRECISION;
+BEGIN
+    INSERT INTO kie_limits.accounts (account) VALUES (who) ON CONFLICT DO NOTHING;
+    SELECT a.paused, a.last_turn INTO is_paused, last_left
+        FROM kie_limits.accounts AS a WHERE a.account = who FOR UPDATE;
+    now := (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT;
+
+    -- what has happened: answers, turns given back, turns taken while we could not be asked
+    UPDATE kie_limits.turns AS t SET until = now + span
+        WHERE t.account = who AND t.turn = ANY (finished);
+    WITH back AS (
+        DELETE FROM kie_limits.turns AS t
+            WHERE t.account = who AND t.turn = ANY (returned) RETURNING 1)
+    UPDATE kie_limits.processes AS p SET served = p.served - (SELECT count(*) FROM back)
+        WHERE p.account = who AND p.process = me;
+    INSERT INTO kie_limits.turns (account, turn, until)
+        SELECT who, r.turn, now + r.rest FROM unnest(restored, restored_left) AS r (turn, rest)
+        ON CONFLICT (account, turn) DO UPDATE
+            SET until = greatest(kie_limits.turns.until, excluded.until);
+    DELETE FROM kie_limits.turns AS t WHERE t.account = who AND t.until <= now;
+    DELETE FROM kie_limits.processes AS p WHERE p.account = who AND p.seen < now - 60000000;
+    is_paused := greatest(is_paused, CASE WHEN pause > 0 THEN now + pause ELSE 0 END);
+
+    -- how many may go
+    granted := 0;
+    wait := 0;
+    IF want > 0 THEN
+        SELECT most - count(*) INTO free FROM kie_limits.turns AS t WHERE t.account = who;
+        IF is_paused > now THEN
+            wait := is_paused - now;
+        ELSIF free <= 0 THEN
+            SELECT least(min(t.until) - now, span) INTO wait
+                FROM kie_limits.turns AS t WHERE t.account = who;
+        ELSE
+            -- no more than an eighth at once: others who want some may be on their way
+            granted := least(want, free, greatest(1, ceil(most / 8.0)::INTEGER));
+            -- who refused us counts something that we do not: after a pause one at a time
+            IF now < is_paused + span THEN
+                IF now < last_left + span / most THEN
+                    granted := 0;
+                    wait := last_left + span / most - now;
+                ELSE
+                    granted := 1;
+                END IF;
+            END IF;
+            SELECT count(*), min(p.served) INTO others, least FROM kie_limits.processes AS p
+                WHERE p.account = who AND p.process <> me AND p.asks > now;
+            IF others > 0 AND granted > 0 THEN
+                SELECT p.served INTO mine FROM kie_limits.processes AS p
+                    WHERE p.account = who AND p.process = me;
+                mine := coalesce(mine, least);
+                IF mine < least - most THEN  -- it did not wait: it has nothing to catch up
+                    mine := least;
+                END IF;
+                INSERT INTO kie_limits.processes (account, process, served) VALUES (who, me, mine)
+                    ON CONFLICT (account, process) DO UPDATE SET served = excluded.served;
+                granted := greatest(0, least(granted,
+                    (least + greatest(1, most / (others + 1)) - mine)::INTEGER));
+                IF granted = 0 AND wait = 0 THEN
+                    wait := 5000;
+                END IF;
+            END IF;
+        END IF;
+        INSERT INTO kie_limits.turns (account, turn, until)
+            SELECT who, me || ':' || numbers[n], now + span + lease
+            FROM generate_series(1, granted) AS n;
+        INSERT INTO kie_limits.processes (account, process, served, asks, seen)
+            VALUES (who, me, granted, CASE WHEN granted < want THEN now + wait + 100000 ELSE 0 END,
+                now)
+            ON CONFLICT (account, process) DO UPDATE
+                SET served = kie_limits.processes.served + granted,
+                    asks = excluded.asks, seen = excluded.seen;
+    END IF;
+    IF granted > 0 OR pause > 0 THEN
+        UPDATE kie_limits.accounts AS a
+            SET paused = is_paused, last_turn = CASE WHEN granted > 0 THEN now ELSE last_left END
+            WHERE a.account = who;
+    END IF;
+END
+"""
+
+# Another version of the package has another body, and so another name: both may be in use.
+_NAME = f"kie_limits.book_{hashlib.sha256(_BODY.encode()).hexdigest()[:12]}"
+
+TABLES = f"""
+SET LOCAL search_path TO kie_limits;
+CREATE SCHEMA IF NOT EXISTS kie_limits;
+CREATE UNLOGGED TABLE IF NOT EXISTS kie_limits.accounts (
+    account TEXT PRIMARY KEY,
+    paused BIGINT NOT NULL DEFAULT 0,
+    last_turn BIGINT NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE UNLOGGED TABLE IF NOT EXISTS kie_limits.turns (
+    account TEXT NOT NULL,
+    turn TEXT NOT NULL,
+    until BIGINT NOT NULL,
+    PRIMARY KEY (account, turn)
+);
+CREATE UNLOGGED TABLE IF NOT EXISTS kie_limits.processes (
+    account TEXT NOT NULL,
+    process TEXT NOT NULL,
+    served DOUBLE PRECISION NOT NULL DEFAULT 0,
+    asks BIGINT NOT NULL DEFAULT 0,
+    seen BIGINT NOT NULL DEFAULT 0,
+    PRIMARY KEY (account, process)
+) WITH (fillfactor = 50);
+CREATE OR REPLACE FUNCTION {_NAME} (
+    who TEXT, most INTEGER, span BIGINT, lease BIGINT, me TEXT, want INTEGER, pause BIGINT,
+    finished TEXT[], returned TEXT[], restored TEXT[], restored_left BIGINT[], numbers BIGINT[],
+    OUT granted INTEGER, OUT wait BIGINT
+) LANGUAGE plpgsql AS $body${_BODY}$body$;
+"""
+
+CALL = (
+    f"SELECT granted, wait FROM {_NAME} (%s::text, %s::integer, %s::bigint, %s::bigint, "  # noqa: S608
+    "%s::text, %s::integer, %s::bigint, %s::text[], %s::text[], %s::text[], %s::bigint[], "
+    "%s::bigint[])"
+)
