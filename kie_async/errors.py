@@ -20,7 +20,7 @@ KieError
 └── JournalError              the journal cannot be used
     ├── JournalLockedError        ├── JournalCorruptError
     ├── JournalTooNewError        ├── KeyConflictError
-    └── StorageFullError
+    ├── ItemTakenError            └── StorageFullError
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ __all__ = [
     "FeatureDisabledError",
     "GenerationError",
     "InsufficientCreditsError",
+    "ItemTakenError",
     "JournalCorruptError",
     "JournalError",
     "JournalLockedError",
@@ -320,6 +321,12 @@ class JournalCorruptError(JournalError):
 
 class JournalTooNewError(JournalError):
     """A later version of this package wrote the journal."""
+
+
+class ItemTakenError(JournalError):
+    """Another process has begun this item meanwhile; nothing was sent here."""
+
+    default_retryable = True
 
 
 class KeyConflictError(JournalError):

@@ -16,7 +16,7 @@ FLOORS = (
     ("words", {"errors", "models"}),
     ("rules", {"grok_imagine", "protocol", "retry", "polling", "limiter", "instrumentation"}),
     ("hands", {"transport", "redis_limiter", "journal", "postgres", "callbacks"}),
-    ("service", {"files", "session", "bulk"}),
+    ("service", {"files", "session", "bulk", "worker"}),
     ("edges", {"cli", "report", "emulator", "integrations", "testing"}),
 )
 FLOOR = {module: number for number, (_, names) in enumerate(FLOORS) for module in names}
@@ -26,7 +26,9 @@ SAME_FLOOR = {
     ("models", "errors"),  # checks of plain input raise UsageError
     ("session", "files"),  # `KieSession.download` is a front of it, loaded when called
     ("session", "bulk"),  # `KieSession.upscale_many` is a front of it, loaded when called
+    ("session", "worker"),  # `KieSession.work` is a front of it, loaded when called
     ("bulk", "files"),
+    ("worker", "bulk"),  # what becomes of one item is the same
     ("postgres", "journal"),  # the same records under the same rules, kept elsewhere
     ("cli", "emulator"),
     ("cli", "integrations"),
@@ -39,7 +41,9 @@ ONLY_IN = {
     "tenacity": {"retry"},
     "sqlite3": {"journal"},
     "redis": {"redis_limiter"},
-    "psycopg": {"postgres"},
+    "psycopg": {"postgres", "worker"},  # the worker's engine shares the journal's connection
+    "psycopg_pool": {"worker"},
+    "procrastinate": {"worker"},
     "click": {"cli"},
     "rich": {"cli"},
     "opentelemetry": {"integrations"},

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from kie_async.bulk._audit import Audit, audit, note_balance
 from kie_async.bulk._budget import UPSCALE_PRICES, Budget, expected_price
-from kie_async.bulk._items import BulkItem, Source
-from kie_async.bulk._job import Progress, Save
+from kie_async.bulk._items import BulkItem, Source, planned_batches
+from kie_async.bulk._job import Caller, Job, Progress, Save, Tools
 from kie_async.bulk._reconcile import Finding, reconcile
+from kie_async.bulk._record import NewCallback
 from kie_async.bulk._run import BulkRun, Plan
 
 __all__ = [
@@ -15,13 +16,18 @@ __all__ = [
     "Budget",
     "BulkItem",
     "BulkRun",
+    "Caller",
     "Finding",
+    "Job",
+    "NewCallback",
     "Plan",
     "Progress",
     "Save",
     "Source",
+    "Tools",
     "audit",
     "expected_price",
     "note_balance",
+    "planned_batches",
     "reconcile",
 ]

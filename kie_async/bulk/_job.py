@@ -116,7 +116,7 @@ class Job:
     item: Item
     tools: Tools
     order: Order | None = None
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[Any] | None = None
     credits: float | None = None
     creating: bool = False
     claimed: bool = False

@@ -9,6 +9,7 @@ from kie_async.errors import (
     AuthenticationError,
     FeatureDisabledError,
     InsufficientCreditsError,
+    ItemTakenError,
     JournalError,
     KeyQuotaError,
     KieConnectionError,
@@ -52,6 +53,8 @@ async def note_double_spend(
 
 def stops_the_run(error: KieError) -> bool:
     """True for a refusal that every further create would meet as well."""
+    if isinstance(error, ItemTakenError):
+        return False
     if isinstance(error, KieConnectionError):
         return not error.retryable and not error.sent  # a bad certificate, say
     if isinstance(error, ResponseError):

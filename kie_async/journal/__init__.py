@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kie_async.journal._contract import JournalStore
 from kie_async.journal._journal import Journal
+from kie_async.journal._sql import Connection
 from kie_async.journal._values import (
     Attempt,
     Counts,
@@ -22,6 +23,7 @@ from kie_async.journal._values import (
 
 __all__ = [
     "Attempt",
+    "Connection",
     "Counts",
     "Decision",
     "Doubt",

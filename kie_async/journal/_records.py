@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from kie_async.errors import JournalError
+from kie_async.errors import ItemTakenError, JournalError
 from kie_async.journal._rows import Head, id_hash, read_head, seal
 from kie_async.journal._sql import Connection
 from kie_async.journal._values import Verdict
@@ -132,7 +132,7 @@ def begin_sending(conn: Connection, source_id: str, ref: str | None, lease: int,
     """``planned → sending``: the intent.  Return the number of the attempt."""
     head = load(conn, source_id)
     if head.state != "planned":
-        raise JournalError(f"{source_id} is {head.state}: only a planned item is sent")
+        raise ItemTakenError(f"{source_id} is {head.state}: only a planned item is sent")
     head = head._replace(attempts=head.attempts + 1)
     conn.execute(
         "INSERT INTO attempts (item, number, ref, intent_at, lease) VALUES (?, ?, ?, ?, ?)",

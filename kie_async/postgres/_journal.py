@@ -97,7 +97,7 @@ class PostgresJournal(Recording):
         except psycopg.Error as exc:
             raise self.place.error(exc) from None
         try:
-            journal_id = prepare(conn, self.place.schema, create=self._create)
+            journal_id = self._prepare(conn)
             if not self.read_only:
                 self._own(journal_id, enter(conn, self._clock()))
         except psycopg.Error as exc:
@@ -111,6 +111,16 @@ class PostgresJournal(Recording):
             self._commits = Commits(self.place, patience=self._patience, fault=self._fault)
             self._writer = Writer(self._commits, loop)
             loop.call_soon_threadsafe(self._live)
+
+    def _prepare(self, conn: psycopg.Connection[Any]) -> str:
+        """See that the tables are there; return the journal's id."""
+        return prepare(conn, self.place.schema, create=self._create)
+
+    @staticmethod
+    def _own_connection(conn: Connection) -> psycopg.Connection[Any]:
+        """Return what is behind the connection that a record is given."""
+        assert isinstance(conn, Records)  # noqa: S101 - reason: for the type checker
+        return conn.conn
 
     def _live(self) -> None:
         """Show a sign of life, and again in a third of the lease."""

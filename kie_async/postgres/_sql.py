@@ -44,16 +44,16 @@ class Records:
 
     def __init__(self, conn: psycopg.Connection[Any], *, locking: bool) -> None:
         """Wrap *conn*; its owner closes it."""
-        self._conn = conn
+        self.conn = conn
         self._locking = locking
 
     def execute(
         self, sql: str, parameters: Sequence[Any] = (), /
     ) -> psycopg.Cursor[tuple[Any, ...]]:
         """Run one statement."""
-        return self._conn.execute(translated(sql, locking=self._locking).encode(), parameters)
+        return self.conn.execute(translated(sql, locking=self._locking).encode(), parameters)
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> None:
         """Run one statement for each set of values, many to a round trip."""
-        with self._conn.cursor() as cursor:
+        with self.conn.cursor() as cursor:
             cursor.executemany(translated(sql, locking=False).encode(), parameters)

@@ -18,17 +18,15 @@ from kie_async.models import Secret, Task, check_seconds, check_task_id
 from kie_async.polling import PollSchedule
 from kie_async.retry import CreateRetry, RetryPolicy
 from kie_async.session._account import AccountCalls, on_this_machine, upload_host
-from kie_async.session._bulk import BulkCaller, callback_maker, saver
 from kie_async.session._creates import Order
 from kie_async.session._engine import GRACE, SHORT_DEADLINE, Engine, Opened, Settings
+from kie_async.session._many import ManyCalls
 from kie_async.transport import Transport
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from kie_async.bulk import BulkRun, Source
     from kie_async.callbacks import CallbackReceiver
-    from kie_async.journal import JournalStore
 
 __all__ = ["KieSession", "upscale"]
 
@@ -37,7 +35,7 @@ DEADLINE = 900.0
 """Seconds for a whole call, by default; the documents advise 10 to 15 minutes."""
 
 
-class KieSession(AccountCalls):
+class KieSession(AccountCalls, ManyCalls):
     """A session with Kie's job API; use it with ``async with``.
 
     One session serves any number of concurrent calls.  It may be entered again after it
@@ -269,68 +267,6 @@ class KieSession(AccountCalls):
         source = upscale_input(task_id, resolution)
         return await self.run(UPSCALE, source, timeout=timeout, callback_url=callback_url)
 
-    def upscale_many(
-        self,
-        task_ids: Source,
-        *,
-        journal: JournalStore | None = None,
-        resolution: str | None = None,
-        directory: Path | str | None = None,
-        name: str = "{source_id}",
-        in_flight: int = 100,
-        task_timeout: float = 3600.0,
-        callback_url: str | None = None,
-        max_credits: float | None = None,
-        allow_private: bool | None = None,
-    ) -> BulkRun:
-        """Upscale many, each exactly once; iterate over the outcomes as they come.
-
-        Args:
-            task_ids: Ids or :class:`~kie_async.bulk.BulkItem`, from an iterable or an
-                async iterable; read lazily, duplicates are one task.
-            journal: An open :class:`~kie_async.journal.Journal`; the same one resumes the
-                run after any crash.  Without one, a temporary journal serves this run.
-            resolution: As :meth:`upscale`, for items without one of their own.
-            directory: Where to save the results; without it nothing is saved.
-            name: How files are named: ``{source_id}``, ``{task_id}``, ``{index}``.
-            in_flight: Tasks created and not ended, at most.
-            task_timeout: Seconds to wait for each; later it is collected by a resume.
-            callback_url: Each create gets its own reference as the last path part of it,
-                which settles doubts later even if nobody answers there.
-            max_credits: Create nothing more when this would be exceeded.
-            allow_private: As :meth:`download`.
-
-        Raises:
-            KieError: What stopped the run, after the outcomes of all tasks under way.
-            UsageError: An item that cannot work.
-        """
-        from kie_async.bulk import BulkRun, Plan  # loads the journal, and with it sqlite3
-        from kie_async.files import check_template
-
-        if self._create_retry is CreateRetry.ALWAYS:
-            raise UsageError(
-                "a bulk run keeps doubts for you to settle: see kie reconcile --recreate"
-            )
-        save = None
-        if directory is not None:
-            save = saver(
-                self._engine,
-                Path(directory),
-                check_template(name),
-                allow_private=self._private(allow_private),
-            )
-        plan = Plan(
-            source=task_ids,
-            resolution=resolution,
-            in_flight=in_flight,
-            task_timeout=task_timeout,
-            new_callback=callback_maker(callback_url, self._callbacks),
-            receiver=self._callbacks,
-            max_credits=max_credits,
-            save=save,
-        )
-        return BulkRun(BulkCaller(self._engine), journal, plan)
-
     async def download(
         self,
         task: Task,
@@ -368,9 +304,6 @@ class KieSession(AccountCalls):
 
         known = Order(model=task.model or "", input={}, task_id=task.task_id)
         return await self._engine.within(timeout, known, save)
-
-    def _private(self, given: bool | None) -> bool:
-        return self._local if given is None else given
 
 
 def _order(
