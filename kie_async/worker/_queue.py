@@ -30,12 +30,15 @@ QUEUE = "items"
 TASK = "kie_async.item"
 CHUNK = 1000
 
-_OPEN = (
-    "SELECT i.source_id FROM items AS i "
-    "WHERE (i.state IN ('planned', 'sending') OR (i.state = 'sent' AND i.updated_at >= %s) "
-    "OR (%s AND i.state = 'done' AND i.files IS NULL)) "
-    "AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs AS j WHERE j.queueing_lock = i.source_id AND j.status IN ('todo', 'doing')) ORDER BY i.seq"
-)
+_OPEN = """
+SELECT i.source_id FROM items AS i
+WHERE (i.state IN ('planned', 'sending')
+    OR (i.state = 'sent' AND i.updated_at >= %s)
+    OR (%s AND i.state = 'done' AND i.files IS NULL))
+AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs AS j
+    WHERE j.queueing_lock = i.source_id AND j.status IN ('todo', 'doing'))
+ORDER BY i.seq
+"""
 _AWAY = (ConnectorException, psycopg.Error, psycopg_pool.PoolTimeout, OSError)
 
 

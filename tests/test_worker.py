@@ -1,0 +1,379 @@
+"""Many workers, one list: real processes, a real PostgreSQL, the emulator's books."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+from kie_async import KieSession, UsageError
+from kie_async.emulator import Emulator, Rule
+from kie_async.errors import AuthenticationError, InsufficientCreditsError, ItemTakenError
+from kie_async.journal import ItemState
+from kie_async.limiter import Unlimited
+from kie_async.models import Outcome, OutcomeStatus
+from kie_async.retry import CreateRetry
+from kie_async.worker import Later, Plan, QueuedJournal, Worker, submit
+from tests.postgres_servers import POSTGRES, Postgres, postgres_server
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL on this machine"),
+]
+
+LIMIT, WINDOW = 20, 0.5
+LEASE = 1.5
+
+
+@pytest.fixture(scope="module", name="server")
+def _server() -> Iterator[Postgres]:
+    with postgres_server() as server:
+        yield server
+
+
+@define
+class Cluster:
+    """An emulator, a run in PostgreSQL, and processes that work on it."""
+
+    emulator: Emulator
+    server: Postgres
+    ids: list[str]
+    run: str = field(factory=lambda: f"t{secrets.token_hex(6)}")
+    workers: list[Process] = field(factory=list)
+
+    def journal(self, **settings: Any) -> QueuedJournal:
+        return QueuedJournal(self.server.url, self.run, **{"lease": LEASE, **settings})
+
+    def session(self, **settings: Any) -> KieSession:
+        settings = {"limiter": Unlimited(), "poll_limiter": Unlimited(), **settings}
+        return KieSession(self.emulator.api_key, base_url=self.emulator.url, **settings)
+
+    async def submit(self) -> int:
+        async with self.journal() as journal:
+            return await submit(journal, self.ids)
+
+    async def start(self, folder: Path | str = "") -> Process:
+        """Start a worker in a process of its own, and wait until it takes items."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "error", "-m", "tests.cluster_worker"),
+            *(self.server.url, self.run, self.emulator.url, self.emulator.api_key),
+            *(str(LIMIT), str(WINDOW), str(LEASE), str(folder)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        self.workers.append(process)
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+        return process
+
+    async def ended(self, process: Process) -> Counter[str]:
+        """Wait for a worker's end; return its outcomes by status."""
+        async with asyncio.timeout(90.0):
+            said, _ = await process.communicate()
+        assert process.returncode == 0
+        return Counter(line.split()[1] for line in said.decode().splitlines())
+
+    async def made(self, count: int) -> None:
+        """Wait until so many tasks were created."""
+        until = asyncio.get_running_loop().time() + 60.0
+        while len(self.emulator.books.creates) < count:
+            assert asyncio.get_running_loop().time() < until
+            await asyncio.sleep(0.01)  # the emulator runs in this very loop
+
+    async def check(self, doubts: int = 0) -> None:
+        """Compare the books with the journal: nothing lost, nothing twice, all ended."""
+        books = self.emulator.books
+        paid = [books.paid(one) for one in self.ids]
+        assert max(paid) == 1
+        async with self.journal(read_only=True) as journal:
+            counts = await journal.counts()
+            assert (counts.planned, counts.sending, counts.sent) == (0, 0, 0)
+            assert counts.in_doubt <= doubts
+            known = {item.task_id async for item in journal.iterate(ItemState.DONE)}
+            doubtful = {doubt.item.source_id async for doubt in journal.doubts()}
+        for create in books.creates:
+            assert create.task_id in known or create.source_id in doubtful
+        assert len(known) + len(doubtful) == len(self.ids)
+        assert books.most_in_window(WINDOW) <= LIMIT
+
+
+@contextlib.asynccontextmanager
+async def cluster(server: Postgres, items: int, **settings: Any) -> AsyncIterator[Cluster]:
+    settings = {"rate": (LIMIT, WINDOW), "durations": lambda _rng: 0.4, **settings}
+    async with Emulator(credits=1e6, **settings) as emulator:
+        ids = [await emulator.add_source_task(f"src{number:05d}") for number in range(items)]
+        made = Cluster(emulator, server, ids)
+        try:
+            yield made
+        finally:
+            for process in made.workers:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.communicate()
+
+
+async def collected(work: Worker) -> list[Outcome]:
+    return [outcome async for outcome in work]
+
+
+@pytest.mark.asyncio
+async def test_three_processes_share_a_list(server: Postgres, tmp_path: Path):
+    """Each id once, each outcome told by one worker, the limit kept, all files there."""
+    async with cluster(server, 60) as c:
+        assert await c.submit() == 60
+        workers = [await c.start(tmp_path) for _ in range(3)]
+        told = [await c.ended(worker) for worker in workers]
+
+        assert sum(told, Counter()) == {"done": 60}
+        await c.check()
+        assert c.emulator.books.refused == {}
+        async with c.journal(read_only=True) as journal:
+            saved = [name async for i in journal.iterate(ItemState.DONE) for name in i.files]
+        assert len(saved) == len(set(saved)) == 60
+        assert all(Path(name).stat().st_size for name in saved)
+
+        assert await c.submit() == 0  # the same list again: nothing to do
+        assert await c.ended(await c.start()) == {}
+        await c.check()
+
+
+@pytest.mark.asyncio
+async def test_the_work_of_the_dead_goes_to_the_others(server: Postgres):
+    """Killed with -9 in the middle: at most a doubt for each create that was under way."""
+    async with cluster(server, 80) as c:
+        await c.submit()
+        first, other = await c.start(), await c.start()
+        await c.made(25)
+        first.send_signal(signal.SIGKILL)
+        await c.ended(other)
+
+        await c.check(doubts=50)
+
+
+@pytest.mark.asyncio
+async def test_a_create_cut_off_by_a_kill_is_a_doubt_and_never_sent_again(server: Postgres):
+    """The answer is on its way when the worker dies: another one puts it in doubt."""
+    async with cluster(server, 4) as c:
+        await c.submit()
+        c.emulator.inject(Rule(route="createTask", action="delay", when="after", delay=30.0))
+        first = await c.start()
+        await c.made(4)
+        first.send_signal(signal.SIGKILL)
+        c.emulator.clear_rules()
+        await c.ended(await c.start())
+
+        assert [c.emulator.books.paid(one) for one in c.ids] == [1] * 4
+        async with c.journal() as journal:
+            assert (await journal.counts()).in_doubt == 4
+            async for doubt in journal.doubts():
+                assert doubt.item.reason == "crash"
+            # settled by a person, it comes back to the workers
+            for create in c.emulator.books.creates:
+                await journal.resolve(create.source_id, as_task_id=create.task_id, by="test")
+        assert await c.ended(await c.start()) == {"done": 4}
+        await c.check()
+
+
+@pytest.mark.asyncio
+async def test_the_server_restarts_in_the_middle(tmp_path: Path):
+    """Workers wait for it; what was in the air is asked, not guessed."""
+    with postgres_server() as server:
+        async with cluster(server, 60) as c:
+            await c.submit()
+            workers = [await c.start() for _ in range(2)]
+            await c.made(20)
+            server.stop()
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(server.start)
+            told = [await c.ended(worker) for worker in workers]
+
+            assert sum(told, Counter())["done"] <= 60
+            await c.check(doubts=0)
+
+
+@pytest.mark.asyncio
+async def test_a_worker_that_was_only_stopped_for_a_while_does_no_harm(server: Postgres):
+    """It is taken for dead, the others go on; then it wakes up and finds that out."""
+    async with cluster(server, 60) as c:
+        await c.submit()
+        slow, other = await c.start(), await c.start()
+        await c.made(15)
+        slow.send_signal(signal.SIGSTOP)
+        await c.ended(other)
+        slow.send_signal(signal.SIGCONT)
+        await c.ended(slow)
+
+        await c.check(doubts=20)
+
+
+@pytest.mark.asyncio
+async def test_one_that_stops_gives_back_what_it_has_not_sent(server: Postgres):
+    """What it has begun comes to its end; the rest is for the others."""
+    async with cluster(server, 40, rate=(5, 5.0)) as c:
+        await c.submit()
+        async with c.journal() as journal, c.session(limiter=None) as kie:
+            work = kie.work(journal, in_flight=20)
+            outcomes = []
+            async for outcome in work:
+                outcomes.append(outcome)
+                work.stop()
+            counts = await journal.counts()
+
+            assert {outcome.status for outcome in outcomes} == {OutcomeStatus.DONE}
+            assert counts.done == len(outcomes) == len(c.emulator.books.creates)
+            assert counts.planned == 40 - counts.done
+            assert (counts.sending, counts.sent, counts.in_doubt) == (0, 0, 0)
+            with server.connect() as conn:
+                (left,) = conn.execute(
+                    f"SELECT count(*) FROM kie_{c.run}.procrastinate_jobs WHERE status = 'todo'"
+                ).fetchone() or (0,)
+            assert left == counts.planned
+
+
+@pytest.mark.asyncio
+async def test_waits_that_are_given_up_are_collected_by_another(server: Postgres):
+    """The paid tasks go on; nothing is created for them again."""
+    async with cluster(server, 10, durations=lambda _rng: 3.0, rate=None) as c:
+        await c.submit()
+        async with c.journal() as journal, c.session() as kie:
+            work = kie.work(journal)
+            taking = asyncio.ensure_future(collected(work))
+            await c.made(10)
+            await work.give_up_waiting()
+            assert await taking == []
+            assert (await journal.counts()).sent == 10
+        async with c.journal() as journal, c.session() as kie:
+            assert len(await collected(kie.work(journal))) == 10
+        await c.check()
+
+
+@pytest.mark.asyncio
+async def test_one_who_leaves_the_loop_leaves_nothing_behind(server: Postgres):
+    """``break`` and ``aclose`` end the work in good order."""
+    async with cluster(server, 20, rate=None) as c:
+        await c.submit()
+        before = asyncio.all_tasks()
+        async with (
+            c.journal() as journal,
+            c.session() as kie,
+            contextlib.aclosing(kie.work(journal)) as work,
+        ):
+            async for _ in work:
+                break
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() <= before
+        async with c.journal() as journal, c.session() as kie:
+            await collected(kie.work(journal))
+        await c.check()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("action", "error"), [(401, AuthenticationError), (402, InsufficientCreditsError)]
+)
+async def test_what_every_create_would_meet_stops_the_worker(
+    server: Postgres, action: int, error: type[Exception]
+):
+    """No key, no credits: nothing is lost, and the error says what to do."""
+    async with cluster(server, 6, rate=None) as c:
+        await c.submit()
+        c.emulator.inject(Rule(route="createTask", action="envelope", code=action))
+        async with c.journal() as journal, c.session() as kie:
+            with pytest.raises(error):
+                await collected(kie.work(journal))
+            assert (await journal.counts()).planned == 6
+        c.emulator.clear_rules()
+        async with c.journal() as journal, c.session() as kie:
+            assert len(await collected(kie.work(journal))) == 6
+        await c.check()
+
+
+@pytest.mark.asyncio
+async def test_an_item_that_is_delivered_twice_is_created_once(server: Postgres):
+    """Delivery is at least once, the effect at most once."""
+    async with cluster(server, 3, rate=None) as c:
+        await c.submit()
+        async with c.journal() as one, c.journal() as other, c.session() as kie:
+            plan = Plan(in_flight=5)
+            workers = [Worker(kie.work(j)._tools.caller, j, plan) for j in (one, other)]
+
+            async def deliver(worker: Worker, source_id: str) -> None:
+                while True:
+                    try:
+                        return await worker._work(source_id)
+                    except Later:
+                        await asyncio.sleep(0.05)
+
+            async with asyncio.TaskGroup() as group:
+                for source_id in c.ids:
+                    for worker in workers * 3:
+                        group.create_task(deliver(worker, source_id))
+
+        assert [c.emulator.books.paid(one) for one in c.ids] == [1, 1, 1]
+
+
+@pytest.mark.asyncio
+async def test_a_bulk_run_beside_workers_begins_nothing_that_they_have(server: Postgres):
+    """``upscale_many`` on the same journal is told that an item is taken."""
+    async with cluster(server, 1, rate=None) as c:
+        await c.submit()
+        async with c.journal() as journal, c.journal() as other, c.session() as kie:
+            run = kie.upscale_many(c.ids, journal=journal)
+            begin = journal.begin_sending
+
+            async def beaten(source_id: str, *, ref: str | None = None) -> int:
+                await other.begin_sending(source_id, ref="theirs")
+                return await begin(source_id, ref=ref)
+
+            journal.begin_sending = beaten  # type: ignore[method-assign]
+            (outcome,) = [outcome async for outcome in run]
+
+        assert outcome.status is OutcomeStatus.NOT_SENT
+        assert isinstance(outcome.error, ItemTakenError)
+        assert c.emulator.books.creates == []
+
+
+@pytest.mark.asyncio
+async def test_lost_jobs_are_queued_again(server: Postgres):
+    """Whatever an engine may lose, the journal knows what is still to do."""
+    async with cluster(server, 5, rate=None) as c:
+        await c.submit()
+        with server.connect() as conn:
+            conn.execute(f"SET search_path TO kie_{c.run}".encode())
+            conn.execute("DELETE FROM procrastinate_jobs")
+        async with c.journal() as journal, c.session() as kie:
+            assert len(await collected(kie.work(journal))) == 5
+            assert await journal.queue_again() == 0
+        await c.check()
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_planned_is_not_queued(server: Postgres):
+    """An item and its job come into being together, or not at all."""
+    async with cluster(server, 1) as c, c.journal() as journal:
+        with pytest.raises(UsageError, match="item 2"):
+            await submit(journal, [c.ids[0], ""])
+        with server.connect() as conn:
+            found = conn.execute(
+                f"SELECT args->>'source_id' FROM kie_{c.run}.procrastinate_jobs"
+            ).fetchall()
+        assert found == [(c.ids[0],)]
+
+
+def test_settings_that_cannot_work_are_refused():
+    """Before anything is opened."""
+    with pytest.raises(UsageError, match="in_flight"):
+        Plan(in_flight=0)
+    journal = QueuedJournal("postgresql://127.0.0.1/x")
+    kie = KieSession("key", create_retry=CreateRetry.ALWAYS)
+    with pytest.raises(UsageError, match="doubts"):
+        kie.work(journal)
