@@ -42,6 +42,9 @@ SECTIONS = {
     },
     "Bulk": {
         "bulk": _entry("bulk", "bulk", "Upscale a long list, each id exactly once."),
+        "worker": _entry(
+            "worker", "worker", "Work on a list in PostgreSQL, beside any number of other workers."
+        ),
         "journal": _entry(
             "journal", "journal", "Show a run: counts, doubts, and what each state waits for."
         ),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from kie_async.cli._journals import NEW_JOURNAL, Where
 from kie_async.cli._output import Output
 from kie_async.cli._running import run
 from kie_async.cli._settings import (
@@ -22,7 +23,10 @@ from kie_async.errors import UsageError
 from kie_async.files import check_template
 from kie_async.grok_imagine import RESOLUTIONS
 
-__all__ = ["bulk"]
+if TYPE_CHECKING:
+    from kie_async.cli._bulk_input import ItemList
+
+__all__ = ["bulk", "grace_option", "in_flight_option", "name_option", "task_timeout_option"]
 
 FORMATS = ("auto", "lines", "csv", "jsonl")
 
@@ -34,16 +38,7 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
         raise click.BadParameter(error.message) from None
 
 
-@click.command()
-@click.argument("files", nargs=-1, metavar="[FILE]...")
-@click.option(
-    "--journal",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the run is kept. The same journal goes on where the last run stopped.",
-)
-@out_option
-@click.option(
+name_option = click.option(
     "--name",
     default="{source_id}",
     show_default=True,
@@ -51,13 +46,13 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     metavar="TEMPLATE",
     help="Names of the files: {source_id}, {task_id}, {index}.",
 )
-@click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Without it Kie takes 720p.")
-@click.option("--column", metavar="NAME", help="Where the id stands in CSV and JSONL.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="auto", show_default=True)
-@rate_option
-@click.option("--in-flight", default=100, show_default=True, type=click.IntRange(1, 100_000))
-@click.option("--timeout", default=3600.0, show_default=True, type=click.FloatRange(1.0))
-@click.option(
+in_flight_option = click.option(
+    "--in-flight", default=100, show_default=True, type=click.IntRange(1, 100_000)
+)
+task_timeout_option = click.option(
+    "--timeout", default=3600.0, show_default=True, type=click.FloatRange(1.0)
+)
+grace_option = click.option(
     "--grace",
     default=28.0,
     show_default=True,
@@ -65,6 +60,26 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     metavar="SECONDS",
     help="How long a stopped run waits for what is under way.",
 )
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.option(
+    "--journal",
+    required=True,
+    type=NEW_JOURNAL,
+    help="Where the run is kept: a file, or postgresql://…#RUN for several workers. The same "
+    "journal goes on where the last run stopped.",
+)
+@out_option
+@name_option
+@click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Without it Kie takes 720p.")
+@click.option("--column", metavar="NAME", help="Where the id stands in CSV and JSONL.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="auto", show_default=True)
+@rate_option
+@in_flight_option
+@task_timeout_option
+@grace_option
 @click.option("--max-credits", type=click.FloatRange(0.0), help="Create nothing beyond this.")
 @click.option("--dry-run", is_flag=True, help="Read the list, tell what it would cost, and end.")
 @click.option("--allow-private", is_flag=True, help="Save from private addresses and http too.")
@@ -72,7 +87,7 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 @json_option
 def bulk(
     files: tuple[str, ...],
-    journal: Path,
+    journal: Where,
     column: str | None,
     form: str,
     as_json: bool,
@@ -93,6 +108,7 @@ def bulk(
       kie bulk ids.txt --journal run.db --out results/
       kie bulk list.csv --column task --journal run.db --dry-run
       kie bulk --journal run.db --out results/          go on
+      kie bulk ids.txt --journal postgresql://kie@db/kie#night     for kie worker
 
     \b
     With --json each line has "event" and "time", and:
@@ -113,7 +129,10 @@ def bulk(
     items = ItemList(files, column, form, options["resolution"])
     # A list that can be read twice is checked whole before anything is paid.
     count = sum(1 for _ in items) if items.repeatable else None
-    if not files and not journal.exists():
+    output = Output(as_json=as_json)
+    if journal.shared:
+        return _submitted(journal, items, options, output)
+    if not files and not (journal.path and journal.path.exists()):
         raise click.UsageError("no list given, and the journal does not exist yet")
     check_key()
     prepared(options["out"])
@@ -124,5 +143,17 @@ def bulk(
         allow_private=allow_private or on_loopback(),
         **options,
     )
-    output = Output(as_json=as_json)
     return run(lambda stop: work(wanted, output, stop))
+
+
+def _submitted(where: Where, items: ItemList, options: dict[str, Any], output: Output) -> int:
+    """Put the list where workers find it; what they do is said to them."""
+    for name in ("out", "max_credits", "dry_run"):
+        if options[name]:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} is not for a shared journal: kie worker --help")
+    journal = where.shared_journal()  # says what is missing, if something is
+    del journal
+    from kie_async.cli._worker_work import submit_list
+
+    return asyncio.run(submit_list(where, items, options["resolution"], output))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from kie_async.bulk import Audit, Progress
 from kie_async.cli._bulk_view import duration, progress_fields
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit
+from kie_async.cli._journals import Where
 from kie_async.cli._output import Output
 from kie_async.errors import KieError
 
@@ -15,7 +14,7 @@ __all__ = ["tell_end"]
 
 
 def tell_end(
-    journal: Path,
+    journal: Where,
     progress: Progress,
     error: KieError | None,
     found: Audit | None,
@@ -54,7 +53,7 @@ def _code(progress: Progress, error: KieError | None) -> Exit:
 
 
 def summary_lines(
-    journal: Path,
+    journal: Where,
     progress: Progress,
     error: KieError | None,
     found: Audit | None,
@@ -75,7 +74,7 @@ def summary_lines(
     if error is not None:
         lines.append(f"Stopped: {clean(error)}")
     if progress.left or error is not None:
-        lines.append(f"  Next: kie bulk --journal {name} (and the same options) goes on")
+        lines.append(f"  Next: {clean(journal.again)} (and the same options) goes on")
     if progress.failed_downloads:
         lines.append(
             f"{progress.failed_downloads:,} downloads failed; the tasks are paid and done, and "

@@ -48,12 +48,20 @@ def bar(share: float, width: int = BAR) -> str:
 
 
 def live_lines(
-    progress: Progress, rate: Rate, in_window: int, left: float | None, elapsed: float, width: int
+    progress: Progress,
+    rate: Rate,
+    in_window: int | None,
+    left: float | None,
+    elapsed: float,
+    width: int,
 ) -> list[str]:
     """Return the lines of the live view, none longer than *width*."""
     ended = progress.total - progress.left
     share = ended / progress.total if progress.total else 0.0
     total = f"{progress.total:,}" + ("" if progress.loaded else "+")
+    creates = f"creates {in_window}/{rate.limit} in {rate.window:g} s"
+    if in_window is None:  # of all workers nobody knows it
+        creates = f"created here {progress.created:,}"
     lines = [
         f"{bar(share, max(BAR, min(LONGEST_BAR, width - 40)))}  {share:4.0%}  {ended:,} of {total}",
         (
@@ -61,8 +69,7 @@ def live_lines(
             f"waiting {progress.waiting_for_turn:,}   failed {progress.failed:,}   "
             f"in doubt {progress.in_doubt:,}"
         ),
-        f"creates {in_window}/{rate.limit} in {rate.window:g} s   "
-        f"credits {progress.credits_spent:g}   files {progress.files:,}   "
+        f"{creates}   credits {progress.credits_spent:g}   files {progress.files:,}   "
         f"{duration(elapsed)}, "
         + ("about " + duration(left) + " left" if left is not None else "nearly done"),
     ]
@@ -87,7 +94,7 @@ class Ticker:
     """Shows a run's progress until it is stopped."""
 
     def __init__(
-        self, output: Output, progress: Progress, rate: Rate, in_window: Callable[[], int]
+        self, output: Output, progress: Progress, rate: Rate, in_window: Callable[[], int | None]
     ) -> None:
         """Belong to the running loop."""
         self._output = output

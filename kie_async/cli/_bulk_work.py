@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import frozen
 
@@ -13,6 +14,7 @@ from kie_async.cli._bulk_end import tell_end
 from kie_async.cli._bulk_input import ItemList
 from kie_async.cli._bulk_view import Ticker, duration
 from kie_async.cli._escape import clean
+from kie_async.cli._journals import Where
 from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
 from kie_async.cli._running import Stop
@@ -23,10 +25,20 @@ from kie_async.limiter import SlidingWindowLimiter
 from kie_async.models import Outcome, OutcomeStatus
 from kie_async.session import KieSession
 
-__all__ = ["Wanted", "work"]
+__all__ = ["Wanted", "collect", "stop_when_asked", "work"]
 
 LISTED = 10
 """Failures that are told one by one while it runs; the journal has them all."""
+
+
+class Stoppable(Protocol):
+    """A run that can be stopped in good order."""
+
+    def stop(self) -> None:
+        """Create nothing more."""
+
+    async def give_up_waiting(self) -> None:
+        """End the waits too."""
 
 
 @frozen(kw_only=True)
@@ -35,7 +47,7 @@ class Wanted:
 
     items: ItemList
     count: int | None
-    journal: Path
+    journal: Where
     resolution: str | None
     out: Path | None
     name: str
@@ -53,11 +65,11 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
     """Open everything, run, and tell the end."""
     limiter = SlidingWindowLimiter(wanted.rate.limit, wanted.rate.window)
     kie = connect(lambda _event: None, limiter=limiter)
-    if wanted.dry_run and not wanted.journal.exists():
+    if wanted.dry_run and not _file(wanted.journal).exists():
         async with kie:
             _tell_start(wanted, output, Counts(), await kie.get_credits())
         return 0
-    async with Journal(wanted.journal, read_only=wanted.dry_run) as journal, kie:
+    async with Journal(_file(wanted.journal), read_only=wanted.dry_run) as journal, kie:
         balance = await kie.get_credits()
         _tell_start(wanted, output, await journal.counts(), balance)
         if wanted.dry_run:
@@ -66,10 +78,10 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
         bulk_run = _started(wanted, kie, journal)
         ticker = Ticker(output, bulk_run.progress, wanted.rate, lambda: limiter.in_window)
         ticker.start()
-        stopping = asyncio.create_task(_stop_when_asked(bulk_run, stop, wanted, output))
+        stopping = asyncio.create_task(stop_when_asked(bulk_run, stop, wanted.grace, output))
         ended_by: KieError | None = None
         try:
-            await _collect(bulk_run, output)
+            await collect(bulk_run, output)
         except KieError as stopped:
             ended_by = stopped
         finally:
@@ -78,6 +90,11 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
         found = await _audited(kie, journal)
         spent = ticker.elapsed
         return tell_end(wanted.journal, bulk_run.progress, ended_by, found, output, seconds=spent)
+
+
+def _file(where: Where) -> Path:
+    assert where.path is not None  # noqa: S101 - reason: a shared journal goes another way
+    return where.path
 
 
 def _started(wanted: Wanted, kie: KieSession, journal: Journal) -> BulkRun:
@@ -130,7 +147,7 @@ def _tell_start(wanted: Wanted, output: Output, counts: Counts, balance: float) 
     )
 
 
-async def _collect(bulk_run: BulkRun, output: Output) -> None:
+async def collect(bulk_run: AsyncIterable[Outcome], output: Output) -> None:
     """Take the outcomes as they come; tell the first failures one by one."""
     told = 0
     async for outcome in bulk_run:
@@ -171,16 +188,16 @@ def _result_fields(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-async def _stop_when_asked(bulk_run: BulkRun, stop: Stop, wanted: Wanted, output: Output) -> None:
+async def stop_when_asked(run: Stoppable, stop: Stop, grace: float, output: Output) -> None:
     """First signal: create nothing more, and give what runs its grace."""
     await stop.wait()
     output.note(
-        f"Stopping: nothing more is created; what runs has {wanted.grace:g} s. "
+        f"Stopping: nothing more is created; what runs has {grace:g} s. "
         "Ctrl-C again leaves at once; the journal makes that safe."
     )
-    bulk_run.stop()
-    await asyncio.sleep(wanted.grace)
-    await bulk_run.give_up_waiting()
+    run.stop()
+    await asyncio.sleep(grace)
+    await run.give_up_waiting()
 
 
 async def _audited(kie: KieSession, journal: Journal) -> Audit | None:

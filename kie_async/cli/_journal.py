@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import click
 
+from kie_async.cli._journals import JOURNAL, Where
 from kie_async.cli._output import Output
 from kie_async.cli._settings import json_option, read_ids
 
 __all__ = ["STATES", "journal", "reconcile_command"]
 
 STATES = ("planned", "sending", "sent", "done", "failed", "in_doubt")
-journal_argument = click.argument(
-    "path", metavar="RUN.DB", type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
+journal_argument = click.argument("path", metavar="RUN.DB", type=JOURNAL)
 
 
 @click.command()
@@ -25,7 +23,7 @@ journal_argument = click.argument(
 @click.option("--state", type=click.Choice(STATES), help="List these items.")
 @click.option("--limit", default=100, show_default=True, help="Items listed at most; 0 is all.")
 @json_option
-def journal(path: Path, doubts: bool, state: str | None, limit: int, as_json: bool) -> int:
+def journal(path: Where, doubts: bool, state: str | None, limit: int, as_json: bool) -> int:
     """Show a run: counts, doubts, and what each state waits for. Safe while it works.
 
     \b
@@ -52,7 +50,7 @@ def journal(path: Path, doubts: bool, state: str | None, limit: int, as_json: bo
 @click.option("--recreate", is_flag=True, help="Send it again whatever happened; may pay twice.")
 @json_option
 def reconcile_command(
-    path: Path,
+    path: Where,
     source_ids: tuple[str, ...],
     ids_file: Any,
     as_task_id: str | None,

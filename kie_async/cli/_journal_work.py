@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,27 +12,28 @@ import click
 from kie_async.bulk import audit, reconcile
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit
+from kie_async.cli._journals import Where
 from kie_async.cli._output import Output
 from kie_async.cli._settings import connect
 from kie_async.cli._table import Column
 from kie_async.errors import UsageError
-from kie_async.journal import Doubt, Item, ItemState, Journal
+from kie_async.journal import Doubt, Item, ItemState, JournalStore
 
 __all__ = ["by_hand", "by_proof", "show"]
 
 WAITS_FOR = {
-    ItemState.PLANNED: "its turn: kie bulk --journal {0}",
+    ItemState.PLANNED: "its turn: {1}",
     ItemState.SENDING: "the answer to its create (a run is on, or crashed)",
-    ItemState.SENT: "its end at Kie's: kie bulk --journal {0} collects it",
+    ItemState.SENT: "its end at Kie's: {1} collects it",
     ItemState.IN_DOUBT: "your decision: kie journal {0} --doubts",
     ItemState.FAILED: "nothing; kie reconcile {0} --recreate ID tries it again",
     ItemState.DONE: "nothing",
 }
 
 
-async def show(path: Path, doubts: bool, state: str | None, limit: int, output: Output) -> int:
+async def show(path: Where, doubts: bool, state: str | None, limit: int, output: Output) -> int:
     """Show counts, doubts, or the items of a state."""
-    async with Journal(path, read_only=True) as opened:
+    async with path.look() as opened:
         if doubts:
             await _list_doubts(opened, output, path, limit)
         elif state:
@@ -43,12 +43,12 @@ async def show(path: Path, doubts: bool, state: str | None, limit: int, output: 
     return 0
 
 
-async def _show_counts(opened: Journal, output: Output, path: Path) -> None:
+async def _show_counts(opened: JournalStore, output: Output, path: Where) -> None:
     counts = await opened.counts()
     figures = {state: getattr(counts, state.value) for state in ItemState}
     columns = [Column("State"), Column("Items", right=True), Column("Waits for", below=True)]
     rows = [
-        [state.value, f"{number:,}", WAITS_FOR[state].format(clean(path))]
+        [state.value, f"{number:,}", WAITS_FOR[state].format(clean(path), clean(path.again))]
         for state, number in figures.items()
     ]
     output.table(columns, [*rows, ["total", f"{counts.total:,}", "-"]])
@@ -88,7 +88,7 @@ async def _list_items(rows: AsyncIterator[Item], output: Output, limit: int) -> 
         output.note("none")
 
 
-async def _list_doubts(opened: Journal, output: Output, path: Path, limit: int) -> None:
+async def _list_doubts(opened: JournalStore, output: Output, path: Where, limit: int) -> None:
     number = 0
     async for doubt in opened.doubts():
         number += 1
@@ -160,10 +160,10 @@ def _item_fields(item: Item) -> dict[str, Any]:
     }
 
 
-async def by_proof(path: Path, ids: list[str], output: Output) -> int:
+async def by_proof(path: Where, ids: list[str], output: Output) -> int:
     """Settle doubts by looking the ids up."""
     tally: dict[str, int] = {}
-    async with Journal(path, create=False) as opened, connect(lambda _event: None) as kie:
+    async with path.change() as opened, connect(lambda _event: None) as kie:
         async for finding in reconcile(opened, kie.get_task, ids):
             tally[finding.verdict] = tally.get(finding.verdict, 0) + 1
             output.event(
@@ -183,14 +183,14 @@ async def by_proof(path: Path, ids: list[str], output: Output) -> int:
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(tally.items()))
     output.note(f"{told or 'nothing to look at'}; {left} still in doubt.")
     if tally.get("settled"):
-        output.note(f"  Next: kie bulk --journal {clean(path)} collects what was settled")
+        output.note(f"  Next: {clean(path.again)} collects what was settled")
     if tally.get("double"):
         output.note("Two tasks were paid for one source: see `double` above.")
     return int(Exit.IN_DOUBT) if left else 0
 
 
 async def by_hand(
-    path: Path,
+    path: Where,
     source_ids: tuple[str, ...],
     output: Output,
     as_task_id: str | None,
@@ -198,7 +198,7 @@ async def by_hand(
     recreate: bool,
 ) -> int:
     """Settle doubts by the user's word."""
-    async with Journal(path, create=False) as opened:
+    async with path.change() as opened:
         for source_id in source_ids:
             try:
                 item = await opened.resolve(
@@ -213,5 +213,5 @@ async def by_hand(
             output.event("decision", _item_fields(item))
             if not output.as_json:
                 output.result(f"{clean(source_id)}: now {item.state.value}")
-    output.note(f"  Next: kie bulk --journal {clean(path)} goes on")
+    output.note(f"  Next: {clean(path.again)} goes on")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kie_async.cli._journal import journal_argument
+from kie_async.cli._journals import Where
 from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
 from kie_async.cli._settings import check_key, json_option, rate_option
@@ -40,7 +41,7 @@ __all__ = ["report"]
 @click.option("--open", "show", is_flag=True, help="Show it in a browser.")
 @json_option
 def report(
-    path: Path,
+    path: Where,
     target: str,
     sources: Path | None,
     fetch: bool,

@@ -13,11 +13,11 @@ from attrs import frozen
 
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit, Refused
+from kie_async.cli._journals import Where
 from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
 from kie_async.cli._settings import connect
 from kie_async.errors import KieError
-from kie_async.journal import Journal
 from kie_async.report import (
     MARK,
     Report,
@@ -41,7 +41,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 class Wanted:
     """What the command line asked for."""
 
-    journal: Path
+    journal: Where
     target: str
     sources: Path | None
     fetch: bool
@@ -58,7 +58,7 @@ async def make(wanted: Wanted, output: Output) -> int:
     target = None if wanted.target == "-" else Path(wanted.target)
     if target is not None:
         await asyncio.to_thread(_check, target, force=wanted.force)
-    async with Journal(wanted.journal, read_only=True) as journal:
+    async with wanted.journal.look() as journal:
         report = await gather(
             journal,
             str(wanted.journal),

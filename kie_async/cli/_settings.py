@@ -141,12 +141,18 @@ def check_key() -> None:
         )
 
 
-def connect(hook: Hook, *, limiter: RateLimiter | None = None) -> KieSession:
+def connect(
+    hook: Hook,
+    *,
+    limiter: RateLimiter | None = None,
+    poll_limiter: RateLimiter | None = None,
+) -> KieSession:
     """Return a session with the account that the settings name.
 
     Args:
         hook: Told of what happens.
         limiter: For creates, instead of the setting's.
+        poll_limiter: For reads, likewise.
 
     Raises:
         Refused: There is no key, or a setting cannot work.
@@ -158,8 +164,7 @@ def connect(hook: Hook, *, limiter: RateLimiter | None = None) -> KieSession:
     # The process shares one limiter per account, if it is the usual one.
     if limiter is None and creates != SETTINGS["create_rate"].default:
         limiter = SlidingWindowLimiter(creates.limit, creates.window)
-    poll_limiter = None
-    if polls != SETTINGS["poll_rate"].default:
+    if poll_limiter is None and polls != SETTINGS["poll_rate"].default:
         poll_limiter = SlidingWindowLimiter(polls.limit, polls.window)
     try:
         return KieSession(

@@ -161,21 +161,20 @@ class Worker:
     async def _tend(self, queue: Queue) -> bool:
         """See to the creates of the dead; return True if the run has ended."""
         await self._journal.recover()
-        await self._count()
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        if began >= self._next_count:
+            await self.count()
+            self._next_count = clock() + 20 * (clock() - began)  # a long list: rarely
         if self._plan.forever or self._jobs or await queue.left():
             return False
         return not await self._journal.queue_again(
             without_files=False, not_older=self._plan.task_timeout
         )
 
-    async def _count(self) -> None:
-        """Let the progress show where the whole run stands; a long list is counted rarely."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        if began < self._next_count:
-            return
+    async def count(self) -> None:
+        """Let the progress show where the whole run stands, with all its workers."""
         counts = await self._journal.counts()
-        self._next_count = clock() + 20 * (clock() - began)
         progress = self.progress
         progress.total, progress.done = counts.total, counts.done
         progress.failed, progress.in_doubt = counts.failed, counts.in_doubt
@@ -197,6 +196,8 @@ class Worker:
         outcome = await self._run(item)
         if outcome.status is OutcomeStatus.NOT_SENT:
             raise Later(SOON)
+        if outcome.task is not None and item.state is not ItemState.DONE:
+            self.progress.credits_spent += outcome.task.credits_consumed or 0.0
         await self._results.put(outcome)
 
     def _is_open(self, item: Item) -> bool:
