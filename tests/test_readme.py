@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres_servers import POSTGRES, postgres_server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,6 +37,22 @@ def environment(kie_emulator, monkeypatch, tmp_path):
     }
 
 
+@pytest.fixture(name="database", scope="module")
+def _database() -> Iterator[str]:
+    """The database of the blocks that need one."""
+    if POSTGRES is None:
+        pytest.skip("no PostgreSQL on this machine")
+    with postgres_server() as server:
+        yield server.url
+
+
+def settings_for(block, environment, request) -> dict[str, str]:
+    """What a block finds around it."""
+    if "DATABASE" not in block:
+        return environment
+    return {**environment, "DATABASE": request.getfixturevalue("database")}
+
+
 def test_there_is_no_block_that_nobody_runs():
     """Only Python and shell, and the commands below."""
     assert {language for language, _ in BLOCKS} <= {"python", "sh", "toml"}
@@ -41,11 +60,11 @@ def test_there_is_no_block_that_nobody_runs():
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_a_python_block_runs(number, environment):
+def test_a_python_block_runs(number, environment, request):
     """As it stands, against the emulator."""
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", PYTHON[number]],
-        env=environment,
+        env=settings_for(PYTHON[number], environment, request),
         capture_output=True,
         text=True,
         timeout=60,
@@ -98,13 +117,14 @@ def installed(block: str) -> bool:
 
 
 @pytest.mark.parametrize("block", [b for b in SHELL if not installed(b)])
-def test_a_shell_block_runs(block, environment):
-    """With the placeholder for the key left out: the environment has one."""
-    script = "\n".join(line for line in block.splitlines() if "KIE_API_KEY=" not in line)
+def test_a_shell_block_runs(block, environment, request):
+    """With the placeholders left out: the environment has a key, and a database."""
+    ours = re.compile(r"export (KIE_API_KEY|DATABASE)=")
+    script = "\n".join(line for line in block.splitlines() if not ours.match(line))
 
     ran = subprocess.run(
         ["bash", "-euc", script],
-        env=environment,
+        env=settings_for(block, environment, request),
         capture_output=True,
         text=True,
         timeout=90,
