@@ -48,6 +48,17 @@ class QueuedJournal(PostgresJournal):
         """Seconds without a sign of life after which a worker counts as dead."""
         return self._dead_after
 
+    async def analyze(self) -> None:
+        """Let the server look at the tables, after they have grown at once.
+
+        Until it has, it plans for empty ones: taking one of 100,000 jobs costs 80 ms and
+        not 0.3 (PostgreSQL 15).
+        """
+        await self._writing().submit(
+            "analyze",
+            lambda conn: conn.execute("ANALYZE items, ids, procrastinate_jobs") and None,
+        )
+
     async def queue_again(
         self, *, without_files: bool = False, not_older: float | None = None
     ) -> int:
@@ -88,4 +99,6 @@ async def submit(journal: QueuedJournal, task_ids: Source, *, resolution: str | 
     new = 0
     async for batch in planned_batches(task_ids, resolution, BATCH):
         new += len(await journal.plan(batch))
+    if new:
+        await journal.analyze()
     return new
