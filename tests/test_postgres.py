@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from kie_async.errors import (
+    ItemTakenError,
     JournalCorruptError,
     JournalError,
     JournalTooNewError,
@@ -23,7 +24,7 @@ from kie_async.errors import (
     UsageError,
 )
 from kie_async.journal import ItemState, PlannedItem, Verdict
-from kie_async.postgres import PostgresJournal
+from kie_async.postgres import PostgresJournal, _connect
 from kie_async.postgres._connect import Place
 from tests.conftest import CANARY_KEY
 from tests.postgres_servers import POSTGRES, Postgres, postgres_server
@@ -198,6 +199,35 @@ async def test_a_cancelled_caller_loses_nothing_while_the_server_is_away(run: st
             await journal.set_meta("behind", "it")  # everything before it is written now
 
             assert await state_of(journal) is ItemState.SENT
+
+
+@pytest.mark.asyncio
+async def test_one_that_is_stopped_in_the_middle_of_a_record_holds_nobody_up(
+    server: Postgres, run: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The server ends its transaction; when it wakes up, the record is written again."""
+    monkeypatch.setattr(_connect, "IDLE", 0.3)
+    stopped, wake = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        wake.wait(30.0)
+
+    fault = once("begin_sending.before_commit", stop)
+    async with (
+        PostgresJournal(server.url, run, _fault=fault) as slow,
+        PostgresJournal(server.url, run) as other,
+    ):
+        await other.plan([item()])
+        beginning = asyncio.ensure_future(slow.begin_sending("a", ref="slow"))
+        await asyncio.to_thread(stopped.wait, 30.0)
+        async with asyncio.timeout(30.0):
+            assert await other.begin_sending("a", ref="other") == 1
+        wake.set()
+
+        with pytest.raises(ItemTakenError):
+            await beginning
+        assert [made.ref for made in await other.attempts("a")] == ["other"]
 
 
 # -- several processes ---------------------------------------------------------------------

@@ -32,7 +32,7 @@ from typing import Any
 from attrs import frozen
 
 from kie_async.emulator import KINDS, EmulatedAPI, Request, Rule
-from kie_async.journal import Journal, _connected, _writer
+from kie_async.journal import Journal, _connected, _journal, _writer
 from kie_async.journal._rows import seal
 from kie_async.testing import JumpingLoop, VirtualKie
 
@@ -115,12 +115,12 @@ class InlineWriter(_writer.Writer):
     def _flush(self) -> None:
         batch, self._gathered = self._gathered, []
         if batch:
-            self._tell(list(zip(batch, self._commit(batch), strict=True)))
+            self._tell(list(zip(batch, self._commits.commit(batch), strict=True)))
 
     async def close(self) -> None:
         """Write what was queued, and let go."""
         self._flush()
-        self._finish()
+        self._commits.close()
         self._tell_closed()
 
 
@@ -205,7 +205,7 @@ def live(pipe: Connection, life: Life) -> None:
     """Run to the end, or to the crash."""
     step = Crash(life.crash_at)
     _connected.ThreadPoolExecutor = Inline  # type: ignore[misc,assignment]  # see the class
-    _connected.Writer = InlineWriter  # type: ignore[misc]  # see the class
+    _journal.Writer = InlineWriter  # type: ignore[misc]  # see the class
     _writer.threading.Thread = NoThread  # type: ignore[misc,assignment]  # see the class
     MortalLoop.step = step
 

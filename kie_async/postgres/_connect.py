@@ -26,6 +26,10 @@ _SETTINGS: dict[str, Any] = {
     "client_encoding": "utf8",
 }
 
+IDLE = 5.0
+"""Seconds in which a record is written once it has begun.  One whose process was stopped in
+the middle would hold up everybody else: the server ends it, and it is written again."""
+
 _FULL = ("53100", "53200")  # disk full, out of memory
 
 
@@ -72,6 +76,10 @@ class Place:
             conn.execute(
                 sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)),
             )
+            conn.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %s, false)",
+                (f"{round(IDLE * 1000)}ms",),
+            )
             found = conn.execute("SHOW synchronous_commit").fetchone()
             if found == ("off",):  # a record that has returned must survive a crash
                 conn.execute("SET synchronous_commit TO on")
@@ -94,6 +102,6 @@ class Place:
 
 def lost(conn: psycopg.Connection[Any] | None, exc: Exception) -> bool:
     """True if the connection is gone, and with it the answer."""
-    if isinstance(exc, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
-        return False
-    return isinstance(exc, AWAY) and (conn is None or conn.closed or conn.broken)
+    if conn is None:
+        return isinstance(exc, AWAY)
+    return isinstance(exc, psycopg.Error) and (conn.closed or conn.broken)
