@@ -21,6 +21,7 @@ from kie_async.errors import (
 from kie_async.instrumentation import Event
 from kie_async.journal import Item, ItemState, JournalStore
 from kie_async.models import Outcome, OutcomeStatus, Task
+from kie_async.protocol import lacks_result
 
 __all__ = ["Caller", "Job", "Progress", "Save", "Tools"]
 
@@ -246,6 +247,12 @@ class Job:
         if tools.save is None or task is None or outcome.status is not OutcomeStatus.DONE:
             return outcome
         try:
+            if not task.succeeded or lacks_result(task):
+                raise DownloadError(  # a done item stays done; its record was looked at anew
+                    "the task is done, and its record shows no result at present - run the "
+                    "same again to save it",
+                    task_id=task.task_id,
+                )
             async with tools.saving:
                 files = await tools.save(task, self.item)
             await tools.journal.record_files(outcome.source_id, [str(path) for path in files])
