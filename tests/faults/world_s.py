@@ -21,12 +21,24 @@ from attrs import define, field
 
 from kie_async import KieSession, Outcome
 from kie_async.errors import KieError
-from kie_async.instrumentation import Event, TaskChanged
+from kie_async.instrumentation import Event, RequestRefused, TaskChanged
 from kie_async.journal import ItemState, Journal
 from kie_async.testing import VirtualKie
 from tests.clock import Held, JumpingLoop
 from tests.faults.world_t import CALLBACKS, account_of, violations
 
+TROUBLES: list[dict[str, Any]] = [
+    {"action": "too-many"},
+    {"action": "maintenance"},
+    {"action": "envelope", "code": 500},
+    {"action": "html", "status": 500},
+    {"action": "html", "status": 502},
+    {"action": "html", "status": 503},
+    {"action": "garbage"},
+    {"action": "fin"},
+    {"action": "silence"},
+]
+"""What can befall a poll and says nothing of its task."""
 ENDS = {"success", "fail", "done", "failed"}
 
 
@@ -104,6 +116,10 @@ class Virtual:
             for state in ItemState
             async for item in self.journal.iterate(state)
         }
+
+    def refused(self) -> int:
+        """Return how many polls failed."""
+        return sum(isinstance(event, RequestRefused) for event in self.events)
 
     async def look(self) -> None:
         """Note the journal's states, too."""
