@@ -12,7 +12,9 @@ TaskFailed is `TaskFailedError`, TaskTimeout is `WaitTimeoutError`, KieAuthError
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,13 @@ from typing import Any
 from attrs import define, field
 
 from kie_async import KieSession, Outcome
+from kie_async.emulator import Answer, Request
 from kie_async.errors import KieError
 from kie_async.instrumentation import Event, RequestRefused, TaskChanged
 from kie_async.journal import ItemState, Journal
-from kie_async.testing import VirtualKie
+from kie_async.testing import VirtualKie, run_in_virtual_time
 from tests.clock import Held, JumpingLoop
-from tests.faults.world_t import CALLBACKS, account_of, violations
+from tests.faults.world_t import CALLBACKS, UPSCALE, account_of, violations
 
 TROUBLES: list[dict[str, Any]] = [
     {"action": "too-many"},
@@ -152,3 +155,54 @@ async def virtual(path: Path, **settings: Any) -> AsyncIterator[Virtual]:
         with loop.held():
             await journal.__aexit__(None, None, None)
     assert asyncio.all_tasks() <= before, "I16"
+
+
+def asked(kie: VirtualKie, task_id: str) -> Answer:
+    """Look at a task as any client may, in no time."""
+    headers = {"authorization": f"Bearer {kie.api.api_key}"}
+    target = f"/api/v1/jobs/recordInfo?taskId={task_id}"
+    return kie.api.answer(Request("GET", target, headers), kie.now())
+
+
+def made(kie: VirtualKie, source: str) -> str:
+    """Create a task as any client may, in no time; return its id."""
+    headers = {
+        "authorization": f"Bearer {kie.api.api_key}",
+        "content-type": "application/json",
+    }
+    body = json.dumps({"model": UPSCALE, "input": {"task_id": source}}).encode()
+    asking = Request("POST", "/api/v1/jobs/createTask", headers, body)
+    return str(kie.api.answer(asking, kie.now()).json()["data"]["taskId"])
+
+
+Waits = Callable[[VirtualKie, list[str]], Awaitable[dict[str, float]]]
+OUTAGE = (60.0, 660.0)
+AGE = 240.0
+
+
+def in_outage(client: Waits, tasks: int, fault: dict[str, Any] | None) -> tuple[float, float]:
+    """Let *client* wait for *tasks* through an outage of all polls.
+
+    Return its polls per second in that time, and how many seconds after the outage it found
+    the last of those that ended in it.  Without a *fault* all tasks outlive that time: so
+    many are polled in both.
+    """
+
+    async def main() -> tuple[float, float]:
+        kie, rng = VirtualKie(), random.Random(1)
+        since, until = OUTAGE
+        ids = [kie.add_source_task() for _ in range(tasks)]
+        for number, task_id in enumerate(ids):
+            task = kie.api.tasks[task_id]
+            hidden = fault is not None and number % 2
+            task.created = -AGE
+            task.ends = rng.uniform(since + 20.0, until) if hidden else until + 30.0
+        if fault is not None:
+            kie.inject(route="recordInfo", since=since, until=until, **fault)
+        found = await client(kie, ids)
+        assert set(found) == set(ids)
+        polls = sum(since <= at < until for at in kie.books.polls)
+        late = [found[i] - until for i in ids if kie.api.tasks[i].ends <= until]
+        return polls / (until - since), max(late, default=0.0)
+
+    return run_in_virtual_time(main())
