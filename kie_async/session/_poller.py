@@ -328,7 +328,7 @@ class Poller:
         )
 
     def _ended(self, watch: Watch, task: Task) -> None:
-        self._queue.finished(task.task_id, watch.model, task.duration)
+        self._queue.finished(task.task_id, watch.model, watch.learnable(task, self._loop.time()))
         if self._hooks:
             self._hooks.emit(
                 TaskChanged(

@@ -11,6 +11,11 @@ from kie_async.models import Task, TaskState
 
 __all__ = ["Waiter", "Watch", "may_flip"]
 
+A_DAY = 86_400.0
+"""Seconds that no task takes, where nobody here knows when it was created."""
+SLACK = 60.0
+"""Seconds by which its create may have been noticed late."""
+
 Found = asyncio.Future[Task | Turn]
 
 
@@ -72,6 +77,15 @@ class Watch:
             if not waiter.found.done():
                 return waiter
         return None
+
+    def learnable(self, task: Task, now: float) -> float | None:
+        """Return how long it took, if that can be: stamps that are wrong must not be learned.
+
+        Else a first look would be planned for hours or years ahead.
+        """
+        longest = A_DAY if self.created_at is None else now - self.created_at + SLACK
+        taken = task.duration
+        return taken if taken is not None and taken <= longest else None
 
     def lateness(self, task: Task, now: float) -> float | None:
         """How long after its end it was noticed; the server's clock is not needed."""
