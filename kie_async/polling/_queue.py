@@ -187,7 +187,8 @@ class PollQueue:
         """Note that a poll failed: wait longer each time, until one succeeds.
 
         The wait is ``gap × 2^n`` with jitter, at most ``error_cap`` or the gap itself if that
-        is longer: an outage never raises the rate of requests.  *retry_after* is a floor.
+        is longer: an outage raises the rate of requests by a tenth at most.  *retry_after*
+        is a floor.
         """
         entry = self._entries.get(task_id)
         if entry is None:
@@ -195,8 +196,10 @@ class PollQueue:
         entry.rung = False
         entry.failures = min(entry.failures + 1, ERROR_DOUBLINGS)
         gap = self._gap(entry, now)
-        longest = max(gap, self._schedule.error_cap / (1.0 + ERROR_SPREAD))
+        cap = self._schedule.error_cap
+        longest = max(gap, cap / (1.0 + ERROR_SPREAD))
         wait = min(gap * 2.0**entry.failures, longest) * self._spread(ERROR_SPREAD)
+        wait = min(wait, max(gap, cap))  # no jitter beyond what is promised
         if retry_after is not None and retry_after > 0.0:
             asked = min(retry_after, RETRY_AFTER_CAP)
             entry.floor = now + asked
