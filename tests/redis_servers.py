@@ -24,10 +24,13 @@ PATIENCE = 20.0
 class Server:
     """One server process; it can be killed, stopped for a while, and started again."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, file: Path | None = None
+    ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self._options = options
+        self._file = file  # a sentinel's settings: it writes what it learns into them
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -44,8 +47,11 @@ class Server:
         """Start it, and wait until it answers."""
         self._process = subprocess.Popen(
             [
-                *(SERVER or "redis-server", "--port", str(self.port), "--bind", "127.0.0.1"),
-                *("--save", "", "--appendonly", "no", "--dir", str(self.folder), *self._options),
+                SERVER or "redis-server",
+                *((str(self._file), "--sentinel") if self._file else ()),
+                *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+                *(() if self._file else ("--save", "", "--appendonly", "no")),
+                *self._options,
             ],
             stdout=subprocess.DEVNULL,
         )
@@ -87,10 +93,10 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def redis_server(folder: Path, *options: str) -> Iterator[Server]:
-    """Run a server."""
+def redis_server(folder: Path, *options: str, file: Path | None = None) -> Iterator[Server]:
+    """Run a server, or with a file of settings a sentinel."""
     for _ in range(10):
-        server = Server(folder, *options)
+        server = Server(folder, *options, file=file)
         try:
             server.start()
         except OSError:

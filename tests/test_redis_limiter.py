@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.sentinel import Sentinel
 
 from kie_async.errors import UsageError
 from kie_async.redis_limiter import RedisLimiter
-from tests.redis_servers import SERVER, redis_server
+from tests.redis_servers import SERVER, Server, redis_server
 
 pytestmark = pytest.mark.skipif(SERVER is None, reason="no Redis or Valkey on this machine")
 
@@ -81,3 +83,48 @@ def test_settings_that_cannot_work_are_refused():
     ):
         with pytest.raises(UsageError):
             RedisLimiter(client, **{"account": "a", **settings})
+
+
+@pytest.mark.asyncio
+@pytest.mark.timeout(120)
+async def test_a_failover_by_sentinel_is_lived_through(tmp_path):
+    """The master dies; a share is used until the replica has taken over, then all of it."""
+    folders = [tmp_path / name for name in ("master", "replica", "sentinel")]
+    for folder in folders:
+        folder.mkdir()
+    with redis_server(folders[0]) as master:
+        copy_of = ("--replicaof", f"127.0.0.1 {master.port}")
+        with redis_server(folders[1], *copy_of) as replica:
+            await asyncio.to_thread(replica.until, "INFO", "replication", said="link_status:up")
+            settings = folders[2] / "sentinel.conf"
+            settings.write_text(
+                f"sentinel monitor limits 127.0.0.1 {master.port} 1\n"
+                "sentinel down-after-milliseconds limits 300\n"
+                "sentinel failover-timeout limits 3000\n"
+            )
+            with redis_server(folders[2], file=settings) as sentinel:
+                await failed_over(master, replica, sentinel)
+
+
+async def failed_over(master: Server, replica: Server, sentinel: Server) -> None:
+    """Kill the master under a limiter that asks the sentinel for it."""
+    watching = Sentinel([("127.0.0.1", sentinel.port)], socket_timeout=0.2)
+    await asyncio.to_thread(
+        sentinel.until, "SENTINEL", "REPLICAS", "limits", said=f"{replica.port}"
+    )
+    client = watching.master_for("limits")
+    async with RedisLimiter(client, "test", limit=4, window=0.2, share=0.5) as limiter:
+        for _ in range(6):
+            (await limiter.acquire()).finish()
+        assert not limiter.alone
+        master.signal(signal.SIGKILL)
+        async with asyncio.timeout(60.0):
+            (await limiter.acquire()).finish()
+            assert limiter.alone
+            while limiter.alone:
+                (await limiter.acquire()).finish()
+        with replica.client as asked:
+            assert asked.role()[0] == "master"
+            assert asked.zcard("kie:{test}:turns") > 0
+    for one in watching.sentinels:
+        await one.aclose()

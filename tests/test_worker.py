@@ -24,6 +24,7 @@ from kie_async.limiter import Unlimited
 from kie_async.models import Outcome, OutcomeStatus
 from kie_async.retry import CreateRetry
 from kie_async.worker import Later, Plan, QueuedJournal, Worker, submit
+from tests.faults.world_t_proxy import FaultProxy
 from tests.postgres_servers import POSTGRES, Postgres, postgres_server
 
 pytestmark = [
@@ -62,11 +63,11 @@ class Cluster:
         async with self.journal() as journal:
             return await submit(journal, self.ids)
 
-    async def start(self, folder: Path | str = "") -> Process:
+    async def start(self, folder: Path | str = "", *, url: str = "") -> Process:
         """Start a worker in a process of its own, and wait until it takes items."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", "-m", "tests.cluster_worker"),
-            *(self.server.url, self.run, self.emulator.url, self.emulator.api_key),
+            *(url or self.server.url, self.run, self.emulator.url, self.emulator.api_key),
             *(str(LIMIT), str(WINDOW), str(LEASE), str(folder)),
             stdout=asyncio.subprocess.PIPE,
         )
@@ -211,6 +212,27 @@ async def test_a_worker_that_was_only_stopped_for_a_while_does_no_harm(server: P
         await c.ended(other)
         slow.send_signal(signal.SIGCONT)
         await c.ended(slow)
+
+        await c.check(doubts=20)
+
+
+@pytest.mark.asyncio
+async def test_a_worker_is_cut_off_from_the_database(server: Postgres):
+    """It hangs, then its connections break, then nobody answers: others do its work meanwhile."""
+    async with cluster(server, 60, rate=(LIMIT, WINDOW)) as c:
+        await c.submit()
+        wire = f"http://127.0.0.1:{server.port}"
+        async with FaultProxy(wire) as proxy:
+            far = server.url.replace(f":{server.port}/", f":{proxy.port}/")
+            cut_off, other = await c.start(url=far), await c.start()
+            await c.made(15)
+            proxy.latency = lambda: 3600.0  # what is sent is never answered
+            await asyncio.sleep(LEASE)
+            await proxy.down()
+            await c.ended(other)
+            proxy.latency = None
+            await proxy.up()
+            await c.ended(cut_off)
 
         await c.check(doubts=20)
 
