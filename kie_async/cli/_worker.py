@@ -15,7 +15,7 @@ from kie_async.cli._settings import (
     check_key,
     json_option,
     on_loopback,
-    out_option,
+    out_option_else,
     prepared,
     rate_option,
 )
@@ -32,7 +32,7 @@ __all__ = ["worker"]
     metavar="POSTGRESQL://…#RUN",
     help="The run, as it was given to kie bulk.",
 )
-@out_option
+@out_option_else(None, "Save the results of what this worker ends there.")
 @name_option
 @rate_option
 @click.option(

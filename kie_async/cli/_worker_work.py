@@ -105,7 +105,7 @@ async def submit_list(where: Where, items: ItemList, resolution: str | None, out
     )
     if not output.as_json:
         name = clean(where)
-        output.result(
+        output.prose(
             f"{name}: {new:,} new, {counts.total:,} on record, {counts.planned:,} to create: at "
             f"most {cost:,.0f} credits."
         )
