@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from kie_async import KieSession
 from kie_async.emulator import ACTIONS, Emulator, Rule
 
 CLOSING = {"Connection": "close"}
@@ -322,3 +324,25 @@ def test_every_action_for_requests_is_tried_somewhere():
     text = "".join((here / f"test_emulator_{n}.py").read_text() for n in ("wire", "rules"))
 
     assert [name for kind in ACTIONS.values() for name in kind if f'"{name}"' not in text] == []
+
+
+@pytest.mark.asyncio
+async def test_clients_that_leave_before_the_answer_are_nothing_to_hear_of(caplog):
+    """Whoever kills a client of the emulator sees no traceback of it."""
+    async with Emulator(rate=None) as emulator:
+        host, port = emulator.url.removeprefix("http://").split(":")
+        asked = (
+            f"GET /api/v1/chat/credit HTTP/1.1\r\nHost: {host}\r\n"
+            f"Authorization: Bearer {emulator.api_key}\r\nAccept-Encoding: gzip\r\n\r\n"
+        )
+        emulator.inject(Rule(route="credit", action="delay", when="after", delay=0.05))
+        for number in range(5):
+            _reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(asked.encode())
+            while emulator.books.requests.get("credit", 0) <= number:  # noqa: ASYNC110 - our loop
+                await asyncio.sleep(0)
+            writer.transport.abort()
+        async with KieSession(emulator.api_key, base_url=emulator.url) as kie:
+            assert await kie.get_credits() > 0
+
+    assert not [row for row in caplog.records if row.levelno >= logging.ERROR]

@@ -93,8 +93,11 @@ async def respond(asked: web.BaseRequest, answer: Answer, *, packing: bool) -> w
         status=answer.status, headers={**headers, "Content-Encoding": "gzip"}
     )
     response.enable_chunked_encoding()  # as captured: gzip, and chunked
-    await response.prepare(asked)
-    await response.write(gzip.compress(answer.body, 1))
+    try:
+        await response.prepare(asked)
+        await response.write(gzip.compress(answer.body, 1))
+    except ConnectionError:  # the client has gone: nothing that one need hear of
+        return web.Response()
     return response
 
 
@@ -118,10 +121,13 @@ async def _played(asked: web.BaseRequest, answer: Answer, wire: Wire) -> web.Str
 async def _endless(asked: web.BaseRequest, answer: Answer) -> web.StreamResponse:
     response = web.StreamResponse(status=answer.status, headers=dict(answer.headers))
     response.enable_chunked_encoding()
-    await response.prepare(asked)
-    while True:
-        await response.write(ENDLESS)
-        await asyncio.sleep(0)
+    try:
+        await response.prepare(asked)
+        while True:
+            await response.write(ENDLESS)
+            await asyncio.sleep(0)
+    except ConnectionError:
+        return web.Response()
 
 
 def _end(transport: asyncio.BaseTransport, how: str) -> None:
