@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from kie_async.bulk import BulkItem, BulkRun
     from kie_async.callbacks import CallbackEvent, CallbackReceiver, verify_callback
     from kie_async.journal import Journal
+    from kie_async.redis_doorbell import RedisDoorbell as RedisDoorbell
     from kie_async.redis_limiter import RedisLimiter as RedisLimiter
 
 __version__ = "0.1.0"
@@ -64,7 +65,8 @@ _LATER = {
     "CallbackEvent": "kie_async.callbacks",
     "CallbackReceiver": "kie_async.callbacks",
     "Journal": "kie_async.journal",
-    "RedisLimiter": "kie_async.redis_limiter",  # with the extra only, so not in __all__
+    "RedisDoorbell": "kie_async.redis_doorbell",  # with the extra only, so not in __all__
+    "RedisLimiter": "kie_async.redis_limiter",
     "verify_callback": "kie_async.callbacks",
 }
 

@@ -17,7 +17,7 @@ FLOORS = (
     ("rules", {"grok_imagine", "protocol", "retry", "polling", "limiter", "instrumentation"}),
     ("hands", {"transport", "redis_limiter", "journal", "postgres", "callbacks"}),
     ("service", {"files", "session", "bulk", "worker"}),
-    ("edges", {"cli", "report", "emulator", "integrations", "testing"}),
+    ("edges", {"cli", "report", "emulator", "integrations", "testing", "redis_doorbell"}),
 )
 FLOOR = {module: number for number, (_, names) in enumerate(FLOORS) for module in names}
 
@@ -40,7 +40,7 @@ SAME_FLOOR = {
 ONLY_IN = {
     "tenacity": {"retry"},
     "sqlite3": {"journal"},
-    "redis": {"redis_limiter"},
+    "redis": {"redis_limiter", "redis_doorbell"},
     "psycopg": {"postgres", "worker"},  # the worker's engine shares the journal's connection
     "psycopg_pool": {"worker"},
     "procrastinate": {"worker"},

@@ -65,6 +65,12 @@ class Listeners:
                     logger.warning("a listener to callbacks is gone or too slow: it misses some")
                 self.dropped += 1
 
+    def ring(self, event: CallbackEvent) -> None:
+        """Post *event* to the bells only."""
+        for line in self._lines:
+            if isinstance(line, _Bell):
+                line.post(event)
+
     def close(self) -> None:
         """Let everybody go."""
         with self._lock:

@@ -41,7 +41,7 @@ from kie_async.callbacks._verify import (
 )
 from kie_async.errors import UsageError
 from kie_async.instrumentation import Hook, Hooks, logger
-from kie_async.models import Secret, check_seconds
+from kie_async.models import Secret, check_seconds, check_task_id
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -54,6 +54,8 @@ REFUSED = b'{"msg":"refused"}'
 REMEMBER = 3600.0
 HINTS_PER_SECOND = 20.0
 """Hints that pass in a second: more polls than that no account should spend."""
+FOREIGN_PER_SECOND = 2000.0
+"""Rings of other processes that pass in a second; those nobody waits for cost nothing."""
 
 
 class CallbackURL(NamedTuple):
@@ -69,8 +71,9 @@ class CallbackReceiver:
     Mount it in a service: ``add_routes(app)`` for aiohttp, ``app.mount("/kie/cb",
     receiver.asgi)`` for Starlette and FastAPI, or call ``handle`` from anything else.
     Any thread may call it.  It keeps what it knows in this process only: sessions in
-    other processes are not rung, and find their results by polling.  Bodies are bounded in
-    size and time here; how long a request's head may take is the server's to bound.
+    other processes are rung by a ``RedisDoorbell``, or find their results by polling.
+    Bodies are bounded in size and time here; how long a request's head may take is the
+    server's to bound.
 
     Args:
         hmac_keys: The HMAC key of Kie's settings page; several while it is rotated.
@@ -124,6 +127,7 @@ class CallbackReceiver:
         self._memory = Memory(max_pending, keep)
         per_second = check_seconds(hints_per_second, "hints_per_second")
         self._caps = tuple(RateCap(per_second, max(1.0, 5 * per_second)) for _ in range(2))
+        self._foreign = RateCap(FOREIGN_PER_SECOND, FOREIGN_PER_SECOND)
         self._skew = SkewAlarm()
         self._listeners = Listeners(check_seconds(listener_timeout, "listener_timeout"))
         self._hooks = Hooks(hooks)
@@ -192,6 +196,30 @@ class CallbackReceiver:
         """
         with self._lock:
             return self._memory.tasks_of(reference, self._clock())
+
+    def ring(self, task_id: str, reference: str | None = None) -> bool:
+        """Let those who wait here look at a task, because another process heard of it.
+
+        A hint: it proves nothing, and only so many pass in a second.  Listeners of
+        `subscribe` are not told.
+
+        Returns:
+            True if it was news.
+        """
+        now = self._clock()
+        try:
+            check_task_id(task_id)
+        except UsageError:
+            return False
+        known = reference if reference is not None and self.is_ours(reference) else None
+        event = CallbackEvent(
+            task_id=task_id, signed=False, sent_at=None, received_at=now, reference=known
+        )
+        with self._lock:
+            news = self._foreign.admits(now) and self._memory.is_new(event, now)
+        if news:
+            self._listeners.ring(event)
+        return news
 
     @property
     def pending(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from attrs import frozen
@@ -93,6 +93,8 @@ class Durations:
         """Start with nothing learned."""
         self._schedule = schedule or PollSchedule()
         self._seen: dict[tuple[str, TaskState | None], _Seen] = {}
+        self.listener: Callable[[str, float, TaskState | None], None] | None = None
+        """Told of each duration that was observed here, and not of those learned."""
 
     def observe(self, model: str | None, seconds: float, *, after: TaskState | None = None) -> None:
         """Learn one duration; nonsense (not a finite number of 0 or more) is dropped.
@@ -104,12 +106,18 @@ class Durations:
         """
         if not model or not isinstance(seconds, int | float) or not 0.0 <= seconds < math.inf:
             return
+        self.learn(model, float(seconds), after=after)
+        if self.listener is not None:
+            self.listener(model, float(seconds), after)
+
+    def learn(self, model: str, seconds: float, *, after: TaskState | None = None) -> None:
+        """Learn a duration that somebody else observed; the listener is not told."""
         seen = self._seen.get((model, after))
         if seen is None:
             while len(self._seen) >= MODELS:
                 del self._seen[next(iter(self._seen))]
             seen = self._seen[model, after] = _Seen()
-        seen.add(float(seconds), self._schedule.memory)
+        seen.add(seconds, self._schedule.memory)
 
     def count(self, model: str | None, *, after: TaskState | None = None) -> int:
         """Return how many durations of *model* are remembered."""

@@ -74,6 +74,7 @@ class Settings:
     hooks: Hooks
     request_timeout: float
     callbacks: CallbackReceiver | None = None
+    durations: Durations | None = None
 
 
 @define
@@ -106,7 +107,7 @@ class Engine:
         self._retry = settings.retry
         self._hooks = settings.hooks
         self._timeout = settings.request_timeout
-        self._durations = Durations(settings.schedule)
+        self._durations = settings.durations or Durations(settings.schedule)
         self._rng = random.Random()  # noqa: S311 - jitter needs no cryptography
         self._clock = time.time
         self._opened: Opened | None = None

@@ -15,7 +15,7 @@ from kie_async.grok_imagine import UPSCALE, GrokInput, upscale_input
 from kie_async.instrumentation import Hook, Hooks
 from kie_async.limiter import RateLimiter, shared_limiter
 from kie_async.models import Secret, Task, check_seconds, check_task_id
-from kie_async.polling import PollSchedule
+from kie_async.polling import Durations, PollSchedule
 from kie_async.retry import CreateRetry, RetryPolicy
 from kie_async.session._account import AccountCalls, on_this_machine, upload_host
 from kie_async.session._creates import Order
@@ -52,6 +52,8 @@ class KieSession(AccountCalls, ManyCalls):
         poll_limiter: For reads; by default 8 per 1 s, one per key in this process.
         retry: How often, and after how long.
         polling: When to look at a task.
+        durations: What is learned of how long tasks take; sessions that are given the same
+            object learn from each other.
         http: Your own ``aiohttp.ClientSession``; it is used and never closed.
         callbacks: A receiver that Kie's callbacks reach; each create then names it, and
             waiting costs next to no polls.
@@ -74,6 +76,7 @@ class KieSession(AccountCalls, ManyCalls):
         poll_limiter: RateLimiter | None = None,
         retry: RetryPolicy | None = None,
         polling: PollSchedule | None = None,
+        durations: Durations | None = None,
         http: aiohttp.ClientSession | None = None,
         callbacks: CallbackReceiver | None = None,
         hooks: Sequence[Hook] = (),
@@ -98,6 +101,7 @@ class KieSession(AccountCalls, ManyCalls):
             schedule=polling or PollSchedule(),
             hooks=Hooks(hooks),
             callbacks=callbacks,
+            durations=durations,
             request_timeout=check_seconds(request_timeout, "request_timeout"),
         )
         self._engine = Engine(settings)
