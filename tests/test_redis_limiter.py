@@ -95,7 +95,8 @@ async def test_a_failover_by_sentinel_is_lived_through(tmp_path):
     with redis_server(folders[0]) as master:
         copy_of = ("--replicaof", f"127.0.0.1 {master.port}")
         with redis_server(folders[1], *copy_of) as replica:
-            await asyncio.to_thread(replica.until, "INFO", "replication", said="'master_link_status': 'up'")
+            linked = "'master_link_status': 'up'"
+            await asyncio.to_thread(replica.until, "INFO", "replication", said=linked)
             settings = folders[2] / "sentinel.conf"
             settings.write_text(
                 f"sentinel monitor limits 127.0.0.1 {master.port} 1\n"
