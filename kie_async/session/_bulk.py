@@ -55,22 +55,15 @@ class BulkCaller:
 
     async def create(self, order: Order) -> str:
         """Create the task, however long its turn takes; return its id."""
-        return await self._engine.within(None, order, lambda opened: opened.creates.run(order))
+        with self._engine.within(None, order) as steps:
+            return await steps.create()
+        raise steps.late()
 
     async def wait(self, order: Order) -> Task:
         """Wait for the order's task, however long it takes; it counts the polls."""
-        task_id = order.task_id or ""
-        return await self._engine.within(
-            None,
-            order,
-            lambda opened: opened.poller.wait(
-                task_id,
-                model=order.model,
-                created_at=order.created_at,
-                glimpse=order,
-                callbacks=order.expects_callback,
-            ),
-        )
+        with self._engine.within(None, order) as steps:
+            return await steps.wait()
+        raise steps.late()
 
     async def look(self, task_id: str) -> Task:
         """Ask for the task once."""

@@ -23,16 +23,18 @@ SLACK = 16
 
 
 class Call(Generic[T]):
-    """One call under way; ``subject`` is what it is for.  Only :class:`Calls` makes it."""
+    """One call of the running task; ``subject`` is what it is for.  :class:`Calls` has it."""
 
     __slots__ = ("before", "due", "ended", "fired", "line", "subject", "task")
 
-    def __init__(self, task: asyncio.Task[Any], subject: T, line: _Line | None, due: float) -> None:
-        self.task = task
+    def __init__(self, subject: T) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that awaits runs in a task
+        self.task: asyncio.Task[Any] = task
         self.before = task.cancelling()
         self.subject = subject
-        self.line = line
-        self.due = due
+        self.line: _Line | None = None
+        self.due = 0.0
         self.fired = False
         self.ended = False
 
@@ -67,15 +69,17 @@ class Calls(Generic[T]):
         """Nothing runs yet."""
         self._loop = loop
         self._lines: dict[float, _Line] = {}
-        self._running: set[Call[T]] = set()
+        self._untimed: set[Call[T]] = set()
+        self._number = 0
 
     def __len__(self) -> int:
-        """Return how many run."""
-        return len(self._running)
+        """Return how many have begun and not ended."""
+        return self._number
 
     def running(self) -> list[Call[T]]:
-        """Return those that run now."""
-        return list(self._running)
+        """Return those that run now, but those whose time is over."""
+        timed = (call for line in self._lines.values() for call in line.calls if not call.ended)
+        return [*self._untimed, *timed]
 
     def begin(self, timeout: float | None, subject: T) -> Call[T]:
         """Give the running task *timeout* seconds from now; then :meth:`end` the call.
@@ -83,16 +87,21 @@ class Calls(Generic[T]):
         When they are over the task is cancelled, and ``timed_out`` tells that from a
         cancellation by somebody else.
         """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine that awaits runs in a task
-        line = None if timeout is None else self._line(timeout)
-        call = Call(task, subject, line, self._loop.time() + (timeout or 0.0))
-        self._running.add(call)
-        if line is not None:
-            line.calls.append(call)
-            if line.timer is None:
-                line.timer = self._loop.call_at(call.due, self._ring, line)
+        call = Call(subject)
+        self.enter(call, timeout)
         return call
+
+    def enter(self, call: Call[T], timeout: float | None) -> None:
+        """Do as :meth:`begin`, for a call that was made already."""
+        self._number += 1
+        if timeout is None:
+            self._untimed.add(call)
+            return
+        line = call.line = self._line(timeout)
+        call.due = self._loop.time() + timeout
+        line.calls.append(call)
+        if line.timer is None:
+            line.timer = self._loop.call_at(call.due, self._ring, line)
 
     def _line(self, timeout: float) -> _Line:
         line = self._lines.get(timeout)
@@ -103,11 +112,12 @@ class Calls(Generic[T]):
     def end(self, call: Call[T]) -> None:
         """Count a call out, once, when it awaits nothing any more."""
         call.ended = True
-        self._running.discard(call)
+        self._number -= 1
         if call.fired:
             call.task.uncancel()
         line = call.line
         if line is None:
+            self._untimed.discard(call)
             return
         calls = line.calls
         line.ended += 1

@@ -53,6 +53,8 @@ __all__ = ["CreateRecord", "Creates", "Order"]
 
 Send = Callable[[Request], Awaitable[Response]]
 ROUTE = "createTask"
+_SENT: Mapping[str, Any] = {}
+"""Stands for an input that was sent and is needed no more."""
 
 
 class CreateRecord(Protocol):
@@ -172,6 +174,7 @@ class Creates:
             if not section.done():
                 self._sections[section] = heard
             answer = await self._answer_of(section, heard, order)
+            order.section = None  # it has ended, and the order may be waited for for long
         finally:
             if probe:
                 self._lane.leave()
@@ -290,7 +293,7 @@ class Creates:
         if answer.task_id is not None:
             order.task_id = answer.task_id
             order.created_at = self._time()
-            order.built = None  # the wait may be long, and there may be many
+            order.built, order.input = None, _SENT  # the wait may be long, and there may be many
         if isinstance(answer.error, CreateInDoubtError):
             answer.error.reference = order.reference
 

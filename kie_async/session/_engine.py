@@ -13,7 +13,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from attrs import define, field, frozen
@@ -43,6 +43,7 @@ from kie_async.session._creates import Creates, Order
 from kie_async.session._lane import Lane
 from kie_async.session._poller import Poller
 from kie_async.session._saving import Saving
+from kie_async.session._steps import Steps
 from kie_async.transport import Transport
 
 if TYPE_CHECKING:
@@ -218,10 +219,8 @@ class Engine:
             raise SessionClosedError("the session is closing: nothing new is sent")
         return opened
 
-    async def within(
-        self, timeout: float | None, order: Order, work: Callable[[Opened], Awaitable[T]]
-    ) -> T:
-        """Do *work* within one deadline; whoever leaves early leaves the task id behind.
+    def within(self, timeout: float | None, order: Order) -> Steps:
+        """Return what does the steps of an order within one deadline; see :class:`Steps`.
 
         Without a *timeout* only a close of the session ends it early.
         """
@@ -232,52 +231,7 @@ class Engine:
         except KieError as error:
             error.task_id = order.task_id
             raise
-        known = order.task_id is not None
-        call = opened.calls.begin(timeout, order)
-        try:
-            return await work(opened)
-        except asyncio.CancelledError as cancelled:
-            if not call.timed_out:
-                if not known and order.record is None:  # a record keeps the id itself
-                    opened.creates.abandon(order, "the caller was cancelled")
-                if order.task_id is not None:
-                    cancelled.add_note(
-                        f"kie_async: task {order.task_id} goes on; wait for it by its id"
-                    )
-                raise
-        except KieError:
-            raise
-        except TimeoutError:  # a limiter's own, say
-            pass
-        finally:
-            opened.calls.end(call)
-        # Here, and not above: nothing of the transport's is chained to it.
-        if order.in_flight:
-            opened.creates.abandon(order, "the deadline passed before the answer came")
-        raise self._too_late(opened, order, timeout or 0.0)
-
-    def _too_late(self, opened: Opened, order: Order, timeout: float) -> KieError:
-        """Make the error for a call whose time is over."""
-        paid = order.task_id is not None
-        if opened.closing is not None:
-            error: KieError = SessionClosedError("the session was closed during the call")
-        elif paid:
-            last = order.seen
-            state = f", last seen {last.state}" if last is not None else ""
-            error = WaitTimeoutError(
-                f"not done after {timeout:g} s{state}; the task goes on - wait for it again",
-                task=last,
-            )
-        elif order.in_flight:
-            error = WaitTimeoutError(
-                f"no answer to the create after {timeout:g} s; if a task comes of it, its id "
-                "goes to the session's hooks as TaskOrphaned",
-            )
-        else:
-            error = WaitTimeoutError(f"no turn to create within {timeout:g} s; nothing was created")
-        error.task_id = order.task_id
-        error.maybe_charged = paid or order.in_flight
-        return error
+        return Steps(opened, order, timeout)
 
     async def call(
         self,

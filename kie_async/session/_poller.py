@@ -29,7 +29,7 @@ from kie_async.models import Task
 from kie_async.polling import Durations, PollQueue, PollSchedule
 from kie_async.protocol import lacks_result
 from kie_async.retry import RetryPolicy
-from kie_async.session._watch import Waiter, Watch, may_flip
+from kie_async.session._watch import Found, Waiter, Watch, may_flip
 
 __all__ = ["Poller"]
 
@@ -113,22 +113,8 @@ class Poller:
             KieError: A fatal answer; every other trouble is outlived.
         """
         watch = self._watch(task_id, model, created_at, callbacks)
-        try:
-            return await self._watched(watch)
-        except asyncio.CancelledError:
-            if glimpse is not None and watch.polls:
-                glimpse.seen = Task(task_id=task_id, model=watch.model, state=watch.state)
-            raise
-        finally:
-            if glimpse is not None:
-                glimpse.polls = watch.polls
-            if not watch.waiters:
-                self._forget(watch)
-
-    async def _watched(self, watch: Watch) -> Task:
-        """Wait for the end of a task, and look at it whenever that turn is given to us."""
         waiter = Waiter(self._loop)
-        watch.waiters.append(waiter)
+        watch.waiters += (waiter,)
         turn = self._stir(watch)
         awaited = waiter.found
         try:
@@ -140,15 +126,26 @@ class Poller:
                     turn, awaited = found, waiter.found
                 await self._look(watch, turn)
                 turn = None
+        except asyncio.CancelledError:
+            if glimpse is not None and watch.polls:
+                glimpse.seen = Task(task_id=task_id, model=watch.model, state=watch.state)
+            raise
         finally:
-            watch.waiters.remove(waiter)
-            unused = waiter.leave(awaited)
-            if unused is not None:
-                unused.give_back()
-            if watch.waiters and (turn is not None or unused is not None):
-                # He was cancelled with the look in his hands: somebody else makes it.
-                self._queue.recheck(watch.task_id, 0.0, self._loop.time())
-                self._stir()
+            if glimpse is not None:
+                glimpse.polls = watch.polls
+            self._left(watch, waiter, awaited, looking=turn is not None)
+
+    def _left(self, watch: Watch, waiter: Waiter, awaited: Found, *, looking: bool) -> None:
+        """Let a waiter go; if he had the look in his hands, somebody else makes it."""
+        watch.waiters = tuple(other for other in watch.waiters if other is not waiter)
+        unused = waiter.leave(awaited)
+        if unused is not None:
+            unused.give_back()
+        if not watch.waiters:
+            self._forget(watch)
+        elif looking or unused is not None:
+            self._queue.recheck(watch.task_id, 0.0, self._loop.time())
+            self._stir()
 
     def ring(self, task_id: str) -> None:
         """Look at a task now: somebody says that it has changed."""

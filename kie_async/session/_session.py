@@ -19,7 +19,7 @@ from kie_async.polling import Durations, PollSchedule
 from kie_async.retry import CreateRetry, RetryPolicy
 from kie_async.session._account import AccountCalls, on_this_machine, upload_host
 from kie_async.session._creates import Order
-from kie_async.session._engine import GRACE, SHORT_DEADLINE, Engine, Opened, Settings
+from kie_async.session._engine import GRACE, SHORT_DEADLINE, Engine, Settings
 from kie_async.session._many import ManyCalls
 from kie_async.transport import Transport
 
@@ -173,8 +173,9 @@ class KieSession(AccountCalls, ManyCalls):
             WaitTimeoutError: The deadline passed; ``maybe_charged`` tells whether a
                 request was under way.  Its id then reaches the hooks (``TaskOrphaned``).
         """
-        order = _order(model, input, callback_url)
-        return await self._engine.within(timeout, order, lambda opened: opened.creates.run(order))
+        with self._engine.within(timeout, _order(model, input, callback_url)) as steps:
+            return await steps.create()
+        raise steps.late()
 
     async def get_task(self, task_id: str, *, timeout: float = SHORT_DEADLINE) -> Task:
         """Ask once how a task is doing; asked again while the trouble is transient.
@@ -202,9 +203,9 @@ class KieSession(AccountCalls, ManyCalls):
         """
         check_task_id(task_id)
         known = Order(model="", input={}, task_id=task_id)
-        return await self._engine.within(
-            timeout, known, lambda opened: opened.poller.wait(task_id, glimpse=known)
-        )
+        with self._engine.within(timeout, known) as steps:
+            return await steps.wait()
+        raise steps.late()
 
     async def run(
         self,
@@ -223,19 +224,10 @@ class KieSession(AccountCalls, ManyCalls):
             KieError: As :meth:`create_task` and :meth:`wait_for_result`; after the create
                 every exception carries ``task_id``.
         """
-        order = _order(model, input, callback_url)
-
-        async def create_and_wait(opened: Opened) -> Task:
-            task_id = await opened.creates.run(order)
-            return await opened.poller.wait(
-                task_id,
-                model=order.model,
-                created_at=order.created_at,
-                glimpse=order,
-                callbacks=order.expects_callback,
-            )
-
-        return await self._engine.within(timeout, order, create_and_wait)
+        with self._engine.within(timeout, _order(model, input, callback_url)) as steps:
+            await steps.create()
+            return await steps.wait()
+        raise steps.late()
 
     async def generate(
         self, wanted: GrokInput, *, timeout: float = DEADLINE, callback_url: str | None = None
@@ -268,8 +260,11 @@ class KieSession(AccountCalls, ManyCalls):
         Raises:
             KieError: As :meth:`run`.
         """
-        source = upscale_input(task_id, resolution)
-        return await self.run(UPSCALE, source, timeout=timeout, callback_url=callback_url)
+        order = _order(UPSCALE, upscale_input(task_id, resolution), callback_url)
+        with self._engine.within(timeout, order) as steps:  # as run(), and one frame less
+            await steps.create()
+            return await steps.wait()
+        raise steps.late()
 
     async def download(
         self,
@@ -299,15 +294,13 @@ class KieSession(AccountCalls, ManyCalls):
             StorageFullError: The disk is full; what came so far is kept and resumed.
             WaitTimeoutError: The time was over.
         """
-
-        async def save(opened: Opened) -> list[Path]:
-            saver = await opened.saving.downloader(
+        known = Order(model=task.model or "", input={}, task_id=task.task_id)
+        with self._engine.within(timeout, known) as steps:
+            saver = await steps.opened.saving.downloader(
                 Path(directory), name, allow_private=self._private(allow_private)
             )
             return list(await saver.save(task))
-
-        known = Order(model=task.model or "", input={}, task_id=task.task_id)
-        return await self._engine.within(timeout, known, save)
+        raise steps.late()
 
 
 def _order(

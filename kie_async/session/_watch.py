@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from attrs import define, field
+from attrs import define
 
 from kie_async.limiter import Turn
 from kie_async.models import Task, TaskState
 
-__all__ = ["Waiter", "Watch", "may_flip"]
+__all__ = ["Found", "Waiter", "Watch", "may_flip"]
 
 A_DAY = 86_400.0
 """Seconds that no task takes, where nobody here knows when it was created."""
@@ -22,15 +22,14 @@ Found = asyncio.Future[Task | Turn]
 class Waiter:
     """One caller.  ``found`` brings him the ended task, its error, or a turn to look."""
 
-    __slots__ = ("_loop", "found")
+    __slots__ = ("found",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
         self.found: Found = loop.create_future()
 
     def hand(self, turn: Turn) -> None:
         """Let him look; what comes after goes to a new ``found``."""
-        found, self.found = self.found, self._loop.create_future()
+        found, self.found = self.found, self.found.get_loop().create_future()
         found.set_result(turn)
 
     def tell(self, task: Task) -> None:
@@ -69,7 +68,7 @@ class Watch:
     doubts: int = 0
     looked_again: bool = False
     rung: bool = False
-    waiters: list[Waiter] = field(factory=list)
+    waiters: tuple[Waiter, ...] = ()
 
     def next_looker(self) -> Waiter | None:
         """Return the first who has not left."""
