@@ -75,7 +75,7 @@ async def openai(url: str, stack: AsyncExitStack) -> One:
     return one
 
 
-async def fal(url: str, _stack: AsyncExitStack) -> One:
+async def fal(url: str, _stack: AsyncExitStack, *, interval: float = 0.001) -> One:
     """Its queue; the host is a setting of the module."""
     import fal_client
     import fal_client.client
@@ -85,7 +85,7 @@ async def fal(url: str, _stack: AsyncExitStack) -> One:
 
     async def one() -> object:
         handle = await client.submit("fal/upscaler", {"task_id": SOURCE})
-        return await handle.get(interval=0.001)
+        return await handle.get(interval=interval)
 
     return one
 
