@@ -36,7 +36,8 @@ class Downloader:
 
     Args:
         fetcher: An open result transport.
-        renew: Returns a fresh URL for one that has expired; asked once a file.
+        renew: Returns a fresh URL for one that has expired; asked once a file, and once
+            more for each fresh one that brought some of it.
         directory: Where the files go; it is made if it is missing.
         name: Template of the names: ``{source_id}``, ``{task_id}``, ``{index}``.
         max_bytes: The largest file that is accepted, in bytes.

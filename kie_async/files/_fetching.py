@@ -76,15 +76,16 @@ class Fetching:
             DownloadError: It cannot be had, or not now.
             OSError: It cannot be written.
         """
-        fruitless, renewed = 0, False
+        fruitless, renewed_at = 0, -1  # -1: not renewed yet
         while True:
             had = await in_thread(part.progress)
             try:
                 return await self._attempt(part, url, had)
             except _OverError as over:
                 reason = DownloadError(over.why, http_status=over.status)
-                if not renewed:
-                    renewed, url = True, await self._renewed(url, over)
+                # Once; and once more for a link that brought us on before its time was over.
+                if renewed_at < 0 or had.offset - renewed_at >= GOOD_PROGRESS:
+                    renewed_at, url = had.offset, await self._renewed(url, over)
                     continue
                 if over.status is not None:
                     raise DownloadError(

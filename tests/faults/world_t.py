@@ -26,7 +26,7 @@ from aiohttp import web
 from attrs import define, field
 
 from kie_async import KieSession, Outcome, PollSchedule, RetryPolicy, SlidingWindowLimiter
-from kie_async.bulk import Finding, reconcile
+from kie_async.bulk import BulkItem, Finding, reconcile
 from kie_async.callbacks import CallbackReceiver
 from kie_async.emulator import Books, EmulatedAPI, Emulator, Rule
 from kie_async.emulator import Request as Asked
@@ -134,11 +134,12 @@ async def account_of(journal: Journal) -> Account:
 
 @define
 class World:
-    """An emulator, a journal, and what clients of theirs did."""
+    """An emulator, a journal, and what clients of theirs did; *options* are of bulk runs."""
 
     emulator: Emulator
     journal: Journal
     url: str
+    options: dict[str, Any] = field(factory=dict)
     events: list[Event] = field(factory=list)
     errors: list[KieError] = field(factory=list)
     stopped_by: KieError | None = None
@@ -173,7 +174,11 @@ class World:
         return task_id
 
     async def run(
-        self, sources: Iterable[str], *, callback_url: str | None = CALLBACKS, **settings: Any
+        self,
+        sources: Iterable[str | BulkItem],
+        *,
+        callback_url: str | None = CALLBACKS,
+        **settings: Any,
     ) -> dict[str, Outcome]:
         """Run a list to its end; what stopped it, if anything did, is in ``stopped_by``."""
         found: dict[str, Outcome] = {}
@@ -181,7 +186,7 @@ class World:
         async with asyncio.timeout(LONGEST), self.session(**settings) as kie:
             try:
                 async for outcome in kie.upscale_many(
-                    sources, journal=self.journal, callback_url=callback_url
+                    sources, journal=self.journal, callback_url=callback_url, **self.options
                 ):
                     found[outcome.source_id] = outcome
             except KieError as error:
@@ -190,7 +195,7 @@ class World:
         self.errors += [self.stopped_by] if self.stopped_by is not None else []
         return found
 
-    async def statuses(self, sources: Iterable[str], **settings: Any) -> dict[str, str]:
+    async def statuses(self, sources: Iterable[str | BulkItem], **settings: Any) -> dict[str, str]:
         """As `run`; return how each item ended."""
         found = await self.run(sources, **settings)
         return {source: str(outcome.status) for source, outcome in found.items()}
