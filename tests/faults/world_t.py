@@ -349,11 +349,13 @@ async def virtual_journal(path: Path) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def receiving(w: World) -> AsyncIterator[CallbackReceiver]:
+async def receiving(w: World, **settings: Any) -> AsyncIterator[CallbackReceiver]:
     """Serve a callback receiver where the emulator reaches it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        heard = CallbackReceiver([w.emulator.hmac_key], public_url=url)
+        heard = CallbackReceiver(
+            **{"hmac_keys": [w.emulator.hmac_key], "public_url": url, **settings}
+        )
         app = web.Application()
         heard.add_routes(app)
         runner = web.AppRunner(app, access_log=None)
