@@ -16,6 +16,7 @@ from attrs import frozen
 from kie_async.errors import NotFoundError
 from kie_async.journal import Attempt, Item, ItemState, JournalStore
 from kie_async.models import Task
+from kie_async.protocol import callback_reference
 
 __all__ = ["Finding", "reconcile"]
 
@@ -67,7 +68,7 @@ async def reconcile(
 
 
 async def _by_reference(journal: JournalStore, task: Task) -> Finding | None:
-    reference = (task.callback_url or "").rpartition("/")[2]
+    reference = callback_reference(task.callback_url)
     attempt = await journal.find_by_ref(reference) if reference else None
     if attempt is None:
         return None

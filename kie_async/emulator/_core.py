@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from kie_async.emulator import _messages as words
 from kie_async.emulator._books import Books, Create
@@ -266,7 +266,7 @@ class EmulatedAPI:
         self._befall(task, self.strike("task", now, str(task.source_id), request.body), now)
         self.tasks[task_id] = task
         self.credits -= price
-        ref = callback.rpartition("/")[2] if callback else None
+        ref = urlsplit(callback).path.rpartition("/")[2] if callback else None
         payload = request.body.decode("utf-8", "replace")
         row = Create(now, task.source_id or name, task_id, ref, price, payload)
         self.books.accept(row, task.source_id)

@@ -18,10 +18,12 @@ from kie_async.protocol._reads import (
     read_upload,
 )
 from kie_async.protocol._requests import (
+    callback_reference,
     create_task_request,
     credits_request,
     download_url_request,
     get_task_request,
+    with_reference,
 )
 from kie_async.protocol._uploads import MAX_UPLOAD, upload_bytes_request, upload_url_request
 
@@ -31,6 +33,7 @@ __all__ = [
     "Request",
     "Response",
     "Verdict",
+    "callback_reference",
     "create_task_request",
     "credits_request",
     "download_url_request",
@@ -44,4 +47,5 @@ __all__ = [
     "read_upload",
     "upload_bytes_request",
     "upload_url_request",
+    "with_reference",
 ]

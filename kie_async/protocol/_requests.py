@@ -11,7 +11,14 @@ from urllib.parse import quote, urlsplit
 from kie_async.errors import UsageError
 from kie_async.protocol._messages import Request
 
-__all__ = ["create_task_request", "credits_request", "download_url_request", "get_task_request"]
+__all__ = [
+    "callback_reference",
+    "create_task_request",
+    "credits_request",
+    "download_url_request",
+    "get_task_request",
+    "with_reference",
+]
 
 
 def create_task_request(
@@ -31,6 +38,24 @@ def create_task_request(
     if callback_url is not None:
         payload["callBackUrl"] = _checked_callback(callback_url)
     return Request(method="POST", path="/api/v1/jobs/createTask", body=_encode(payload), paid=True)
+
+
+def with_reference(url: str, reference: str) -> str:
+    """Return *url* with *reference* as the last part of its path.
+
+    Not behind a query: nobody promises that Kie keeps one.
+    """
+    parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{reference}").geturl()
+
+
+def callback_reference(url: str | None) -> str | None:
+    """Return the last part of a callback URL's path, where a create has its reference."""
+    try:
+        path = urlsplit(url or "").path
+    except ValueError:  # a record may hold anything
+        return None
+    return path.rstrip("/").rpartition("/")[2] or None
 
 
 def get_task_request(task_id: str) -> Request:

@@ -11,7 +11,7 @@ from kie_async.grok_imagine import UPSCALE
 from kie_async.instrumentation import Event
 from kie_async.limiter import SlidingWindowLimiter
 from kie_async.models import Task
-from kie_async.protocol import create_task_request
+from kie_async.protocol import create_task_request, with_reference
 from kie_async.session._creates import CreateRecord, Order
 from kie_async.session._engine import Engine
 
@@ -92,7 +92,7 @@ def callback_maker(
 
         def make() -> tuple[str, str]:
             reference = secrets.token_hex(16)
-            return f"{base.rstrip('/')}/{reference}", reference
+            return with_reference(base, reference), reference
 
         create_task_request(UPSCALE, {}, base)  # refused here, and not in each create
         return make

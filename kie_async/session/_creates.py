@@ -39,6 +39,7 @@ from kie_async.protocol import (
     Request,
     Response,
     Verdict,
+    callback_reference,
     create_task_request,
     judge_create,
     judge_silence,
@@ -259,7 +260,7 @@ class Creates:
         except UsageError as error:  # the record's URL: the intent is withdrawn
             turn.give_back()
             return CreateAnswer(verdict=Verdict.NOT_SENT, error=error)
-        order.reference = (callback_url or order.callback_url or "").rpartition("/")[2] or None
+        order.reference = callback_reference(callback_url or order.callback_url)
         if receiver is not None and order.reference is not None:
             order.expects_callback = receiver.is_ours(order.reference)
         order.sent_at = self._time()
