@@ -2,8 +2,9 @@
 
 ``recordInfo`` echoes what a task was created with, callback URL included.  So the ids
 that a user copies from the vendor's task log are enough: a task whose callback URL ends
-in an attempt's reference *is* that attempt's.  Without references a task still counts as
-proof if it is the only one with this input, created while the attempt was under way.
+in an attempt's reference *is* that attempt's, and one that ends in another is nobody's here.
+Without references a task still counts as proof if it is the only one with this input, created
+while the attempt was under way.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ async def reconcile(
         finding = await _by_reference(journal, task)
         if finding is not None:
             yield finding
+        elif callback_reference(task.callback_url) is not None:
+            # Made by somebody else, or by another run, however alike its input is.
+            yield Finding(
+                task_id=task_id, verdict="unrelated", detail="its callback names another create"
+            )
         else:
             candidates.append(task)
     for task, fits in await _by_payload(journal, candidates):
