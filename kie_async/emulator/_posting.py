@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -79,8 +80,9 @@ class Postman:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=PATIENCE),
             )
+        body = io.BytesIO(callback.body)  # in pieces: one of megabytes would hold up the loop
         sending = self._http.post(
-            callback.url, data=callback.body, headers=callback.headers, allow_redirects=False
+            callback.url, data=body, headers=callback.headers, allow_redirects=False
         )
         try:
             async with sending as answer:
