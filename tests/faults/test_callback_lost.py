@@ -34,7 +34,7 @@ async def test_fault_C08_before_the_answer_to_the_create(tmp_path: Path):
 
         await d.ended(d.run("source-a"), "source-a")
 
-        assert d.posted == [200]
+        assert await d.posted(1) == [200]
         (row,) = d.w.books.creates
         assert d.receiver.tasks_of(str(row.ref)) == (row.task_id,)
         assert d.polls == 1
@@ -58,7 +58,7 @@ async def test_fault_C10_never(tmp_path: Path):
         d.spoil("callback", "lost")
         await d.ended(d.run(*sources, polling=schedule(SOON)), *sources)
 
-        assert len(d.w.books.callbacks) == 5
+        assert await d.posted(5) == [None] * 5
         assert d.effects == []
 
 

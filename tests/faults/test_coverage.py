@@ -41,6 +41,14 @@ def test_the_matrix_has_its_167_rows():
     assert set(rows) == {f"{g}{n:02}" for g, most in counts.items() for n in range(1, most + 1)}
 
 
+def test_every_row_of_the_matrix_has_a_test():
+    """None is missing, none skipped without a reason, and no test is named by an unknown row."""
+    report = coverage.look()
+
+    assert report.good, "\n" + coverage.table(report)
+    assert set(report.covered) | set(report.skipped) == set(report.rows)
+
+
 def test_covered_and_skipped_rows_are_told_apart(tmp_path: Path):
     """A reason may be a constant of the file."""
     report = written(tmp_path, GOOD)

@@ -124,10 +124,12 @@ class Door:
         """Why callbacks were refused."""
         return [event.reason for event in self.heard if isinstance(event, CallbackRefused)]
 
-    @property
-    def posted(self) -> list[int | None]:
-        """What the emulator's own callbacks were answered."""
-        return [row.status for row in self.w.books.callbacks if row.fault != "lost"]
+    async def posted(self, many: int) -> list[int | None]:
+        """Wait for so many of the emulator's own callbacks; return what they were answered."""
+        async with asyncio.timeout(LONGEST):
+            while len(self.w.books.callbacks) < many:  # noqa: ASYNC110 - a server's work
+                await asyncio.sleep(0.005)
+        return [row.status for row in self.w.books.callbacks]
 
     # What Kie does
 
