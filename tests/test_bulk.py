@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -436,8 +437,6 @@ async def test_doubts_are_settled_by_their_reference(tmp_path):
 
 def _echo(api: FakeAPI, request) -> Response | None:
     """Answer with the parameters of the create, doubly encoded as live records are."""
-    import json
-
     task_id = request.path.rpartition("=")[2]
     if task_id not in api.tasks:
         return None
@@ -458,18 +457,57 @@ async def test_without_references_input_and_time_are_the_proof(tmp_path):
         stamp = int(attempt.intent_at * 1000) + 400
 
         def echo(stamp):
-            import json
-
             param = json.dumps({"input": json.dumps({"task_id": "source-a"})})
             return lambda n, r: api.record("0" * 32, param=param, createTime=stamp)
 
         api.on_poll = echo(stamp + 3_600_000)
         late = [f async for f in reconcile(journal, kie.get_task, ["0" * 32])]
         api.on_poll = echo(stamp)
-        found = [f async for f in reconcile(journal, kie.get_task, ["0" * 32])]
+        found = [f async for f in reconcile(journal, kie.get_task, ["0" * 32, "0" * 32])]
 
     assert [f.verdict for f in late] == ["unrelated"]
-    assert [(f.verdict, f.source_id) for f in found] == [("settled", "source-a")]
+    assert [(f.verdict, f.source_id) for f in found] == [("settled", "source-a")] * 2
+
+
+@jumping
+async def test_two_tasks_that_fit_one_doubt_decide_nothing(tmp_path):
+    """One of them may be somebody else's: the same input, made at the same time."""
+    api = FakeAPI()
+    api.lost = lambda n: KieConnectionError("reset") if n == 0 else None
+    api.tasks["1" * 32] = 10.0
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        await outcomes_of(kie.upscale_many(["source-a"], journal=journal))
+        attempt = (await journal.attempts("source-a"))[0]
+        param = json.dumps({"input": json.dumps({"task_id": "source-a"})})
+        stamp = int(attempt.intent_at * 1000) + 400
+        api.on_poll = lambda n, r: api.record(
+            r.path.rpartition("=")[2], param=param, createTime=stamp
+        )
+        found = [f async for f in reconcile(journal, kie.get_task, ["0" * 32, "1" * 32])]
+        counts = await journal.counts()
+
+    assert [f.verdict for f in found] == ["ambiguous", "ambiguous"]
+    assert counts.in_doubt == 1
+
+
+@jumping
+async def test_two_tasks_of_one_reference_are_a_double(tmp_path):
+    """A hop on the way sent the create twice: the first is the item's, the second is told."""
+    api = FakeAPI()
+    api.lost = lambda n: KieConnectionError("reset") if n == 0 else None
+    api.tasks["1" * 32] = 10.0
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        run = kie.upscale_many(["source-a"], journal=journal, callback_url="https://h/cb")
+        await outcomes_of(run)
+        param = json.dumps({**api.creates[0][1], "input": "{}"})
+        api.on_poll = lambda n, r: api.record(r.path.rpartition("=")[2], param=param)
+        found = [f async for f in reconcile(journal, kie.get_task, ["0" * 32, "1" * 32])]
+        item = await journal.get("source-a")
+
+    assert [f.verdict for f in found] == ["settled", "double"]
+    assert item.task_id == "0" * 32
 
 
 @jumping

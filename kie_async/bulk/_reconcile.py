@@ -9,7 +9,8 @@ while the attempt was under way.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -35,7 +36,8 @@ class Finding:
 
     ``verdict`` is "settled" (a doubt of ``source_id`` was this task), "known" (the
     journal has it already), "double" (its item has another task: two were paid),
-    "ambiguous" (several doubts fit), "unrelated", or "unreadable".
+    "ambiguous" (several doubts fit it, or several tasks its doubt), "unrelated", or
+    "unreadable".
     """
 
     task_id: str
@@ -69,8 +71,16 @@ async def reconcile(
             )
         else:
             candidates.append(task)
-    for task, fits in await _by_payload(journal, candidates):
-        yield await _settled_by_payload(journal, task, fits)
+    matches = await _by_payload(journal, candidates)
+    # A set: an id may stand twice in the user's list.
+    pairs = {(_name(attempt), task.task_id) for task, fits in matches for _, attempt in fits}
+    claims = Counter(name for name, _ in pairs)
+    for task, fits in matches:
+        yield await _settled_by_payload(journal, task, fits, claims)
+
+
+def _name(attempt: Attempt) -> tuple[str, int]:
+    return attempt.source_id, attempt.number
 
 
 async def _by_reference(journal: JournalStore, task: Task) -> Finding | None:
@@ -78,6 +88,8 @@ async def _by_reference(journal: JournalStore, task: Task) -> Finding | None:
     attempt = await journal.find_by_ref(reference) if reference else None
     if attempt is None:
         return None
+    if attempt.task_id is not None:  # one create, sent twice by something on the way
+        return _finding(attempt, task, "double", "reference")
     return await _settle(journal, attempt, task, {"proof": "reference", "reference": reference})
 
 
@@ -111,7 +123,10 @@ def _fits(task: Task, item: Item, attempt: Attempt) -> bool:
 
 
 async def _settled_by_payload(
-    journal: JournalStore, task: Task, fits: list[tuple[Item, Attempt]]
+    journal: JournalStore,
+    task: Task,
+    fits: list[tuple[Item, Attempt]],
+    claims: Mapping[tuple[str, int], int],
 ) -> Finding:
     if not fits:
         return Finding(task_id=task.task_id, verdict="unrelated")
@@ -121,8 +136,15 @@ async def _settled_by_payload(
             verdict="ambiguous",
             detail=f"{len(fits)} doubtful attempts fit; settle it with --as",
         )
+    attempt = fits[0][1]
+    if claims[_name(attempt)] > 1:
+        return Finding(
+            task_id=task.task_id,
+            verdict="ambiguous",
+            detail=f"{claims[_name(attempt)]} tasks fit its doubt; settle it with --as",
+        )
     evidence = {"proof": "input and time", "created_at": task.created_at}
-    return await _settle(journal, fits[0][1], task, evidence)
+    return await _settle(journal, attempt, task, evidence)
 
 
 async def _settle(
@@ -135,9 +157,8 @@ async def _settle(
     else:
         first = await journal.record_created(attempt.source_id, attempt.number, task.task_id)
         verdict = "settled" if first else "double"
-    return Finding(
-        task_id=task.task_id,
-        verdict=verdict,
-        source_id=attempt.source_id,
-        detail=str(evidence["proof"]),
-    )
+    return _finding(attempt, task, verdict, str(evidence["proof"]))
+
+
+def _finding(attempt: Attempt, task: Task, verdict: str, proof: str) -> Finding:
+    return Finding(task_id=task.task_id, verdict=verdict, source_id=attempt.source_id, detail=proof)
