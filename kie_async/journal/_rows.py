@@ -200,7 +200,7 @@ def read_item(row: tuple[Any, ...]) -> Item:
             planned_at=planned_at,
             updated_at=updated_at,
         )
-    except (TypeError, ValueError, AttributeError) as exc:
+    except (TypeError, ValueError, AttributeError, RecursionError) as exc:
         raise _damaged(seq) from exc
 
 
@@ -244,7 +244,7 @@ def _mapping(text: str | None) -> Mapping[str, Any] | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+    except (TypeError, ValueError, RecursionError):
         return {"damaged": text}  # evidence decides nothing by itself
     return found if isinstance(found, dict) else {"value": found}
 
