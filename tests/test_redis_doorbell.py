@@ -234,3 +234,15 @@ def test_settings_that_cannot_work_are_refused():
         RedisDoorbell(Redis(), "a")
     with pytest.raises(UsageError, match="plain name"):
         RedisDoorbell(Redis(), "a b", durations=Durations())
+
+
+@pytest.mark.parametrize("seconds", ["1" + "0" * 400, "-1", "0", "1e400", "NaN", "true", "[]"])
+def test_no_duration_of_a_stranger_ends_the_hearing(seconds: str):
+    """Anybody who reaches the store can publish, and JSON has numbers that no float has."""
+    durations = Durations()
+    bell = RedisDoorbell(Redis(), "a", durations=durations)
+
+    bell._hear(f'{{"from": "b", "taken": [["m", "waiting", {seconds}], ["n", "waiting", 7.0]]}}')
+
+    assert durations.count("m", after=TaskState.WAITING) == 0
+    assert durations.count("n", after=TaskState.WAITING) == 1
