@@ -235,6 +235,11 @@ def check_seconds(value: object, name: str, *, zero: bool = False) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UsageError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise UsageError(f"{name} must be {'zero or more' if zero else 'above zero'}, not {value}")
-    return float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:  # an integer beyond every float
+        seconds = math.inf
+    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
+        least = "zero or more" if zero else "above zero"
+        raise UsageError(f"{name} must be {least}, not {seconds:g}")
+    return seconds

@@ -100,10 +100,13 @@ def _seconds(value: object) -> float:
 
 
 def _count(value: object) -> int:
-    text = str(value)
-    if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text) <= 10_000:
+    try:
+        count = int(value) if isinstance(value, str) and value.isdecimal() else value
+    except ValueError:  # more digits than Python reads
+        count = None
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 10_000:
         raise _Wrong("must be a whole number from 1 to 10000")
-    return int(text)
+    return count
 
 
 def _rate(value: object) -> Rate:
@@ -259,7 +262,7 @@ def _parsed(setting: Setting, value: object, place: str) -> Any:
     try:
         return setting.read(value)
     except _Wrong as wrong:
-        shown = f", not {value!r:.60}" if wrong.show and not setting.secret else ""
+        shown = f", not {_repr(value)}" if wrong.show and not setting.secret else ""
         told = f"{place} {wrong}{shown}"
         raise Refused(clean(told), Exit.USAGE, "correct it, then: kie config") from None
     except UsageError:  # of a key: its text is not shown
@@ -269,6 +272,13 @@ def _parsed(setting: Setting, value: object, place: str) -> Any:
             Exit.AUTHENTICATION,
             "set it again: export KIE_API_KEY=..., then: kie credits",
         ) from None
+
+
+def _repr(value: object) -> str:
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # TOML has hexadecimal numbers that Python does not write as decimals
+        return "so large a number"
 
 
 def _checked(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
