@@ -6,8 +6,10 @@ first byte of an input picks what is no part of the text: a status, an encoding,
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import shutil
 import stat
 import tempfile
 import zlib
@@ -46,12 +48,13 @@ from kie_async.protocol import (
 from kie_async.redis_doorbell import RedisDoorbell
 from kie_async.transport._answer import MAX_BODY, Answer
 
-__all__ = ["READERS", "Reader"]
+__all__ = ["BAD", "READERS", "Reader"]
 
 TASK = "0123456789abcdef0123456789abcdef"
 NOW = 1_790_000_000.0
 STATUSES = (200, 200, 200, 200, 201, 204, 307, 400, 401, 403, 404, 408, 429, 500, 502, 503, 524)
 HOME = Path(tempfile.mkdtemp(prefix="kie-fuzz-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 
 @frozen
@@ -363,3 +366,16 @@ READERS: dict[str, Reader] = {
         _list("jsonl"), (b'\x00"abcd"\n', b'\x00{"task_id": "efgh", "resolution": "720p"}\n')
     ),
 }
+
+
+def naive(data: bytes) -> None:
+    """Read an answer as most do."""
+    told = json.loads(data[1:])
+    if told["code"] == 200:
+        record = told["data"]
+        assert record["createTime"] / 1000 < record["completeTime"]
+        _ = record["model"].upper(), json.loads(record["resultJson"])["resultUrls"][0]
+
+
+BAD: dict[str, Reader] = {"naive": Reader(naive, READERS["task"].seeds)}
+"""What every way of fuzzing must catch."""
