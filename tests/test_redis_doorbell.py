@@ -147,6 +147,9 @@ FORGED = [
     b'{"rings": [["t"], ["a b", null], [5, null], ["x", 7, 8]], "taken": [[1, 2, 3]]}',
     b'{"taken": [["m", null, NaN], ["m", null, -1], ["m", null, 1e99], ["m", "odd", 1]]}',
     b'{"taken": [["m", null, true], ["", null, 1], ["m", [], 1]]}',
+    b'{"taken": [["m", null, 1' + b"0" * 400 + b"]]}",
+    b'{"rings": [["\\ud800", null]], "taken": [["\\ud800", "\\ud800", 1]]}',
+    b'{"rings": [["task-9", "\\ud800\\u00e9"]]}',
     json.dumps({"rings": [["t" * 5000, None]] * 5000}).encode(),
     json.dumps({"rings": [["task-9", "forged-reference"]]}).encode(),
 ]
