@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
 from kie_async.errors import UsageError
@@ -44,20 +45,75 @@ async def test_keys_lie_on_one_node_and_go_by_themselves(store):
     assert all(0 < ttl < 200_000 for ttl in ttls)
 
 
-@pytest.mark.asyncio
-async def test_a_cluster_takes_the_script(tmp_path):
-    """One node with all slots is enough to be told off for keys on several."""
-    from redis.asyncio.cluster import RedisCluster
-
+@pytest.fixture(name="node")
+def _node(tmp_path):
+    """A cluster: one node with all slots is enough to be told off for keys on several."""
     with redis_server(tmp_path, "--cluster-enabled", "yes") as node:
         node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        await asyncio.to_thread(node.until, "CLUSTER", "INFO", said="cluster_state:ok")
-        client = RedisCluster(host="127.0.0.1", port=node.port)
-        async with RedisLimiter(client, "test", limit=2, window=0.3) as limiter:
-            async with asyncio.timeout(10):
-                for _ in range(4):
-                    (await limiter.acquire()).finish()
-            assert not limiter.alone
+        node.until("CLUSTER", "INFO", said="cluster_state:ok")
+        yield node
+
+
+@pytest.mark.asyncio
+async def test_a_cluster_takes_the_script(node):
+    """All keys of an account lie on one node."""
+    client = RedisCluster(host="127.0.0.1", port=node.port)
+    async with RedisLimiter(client, "test", limit=2, window=0.3) as limiter:
+        async with asyncio.timeout(10):
+            for _ in range(4):
+                (await limiter.acquire()).finish()
+        assert not limiter.alone
+    await client.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_cluster_that_dies_leaves_a_share(node):
+    """Its client raises errors of a family of their own; and nobody hangs."""
+    client = RedisCluster(host="127.0.0.1", port=node.port)
+    async with RedisLimiter(client, "test", limit=4, window=0.3, share=0.5) as limiter:
+        (await limiter.acquire()).finish()
+        node.signal(signal.SIGKILL)
+        async with asyncio.timeout(10):
+            for _ in range(4):
+                (await limiter.acquire()).finish()
+        assert limiter.alone
+    await client.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_cluster_that_was_never_there_leaves_a_share():
+    """Nothing listens at its address."""
+    client = RedisCluster(host="127.0.0.1", port=1)
+    async with RedisLimiter(client, "test", limit=4, window=0.3, share=0.5) as limiter:
+        async with asyncio.timeout(10):
+            (await limiter.acquire()).finish()
+        assert limiter.alone
+    await client.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_is_yours_stays_open(store):
+    """Others may be using it."""
+    async with Redis.from_url(store.url, single_connection_client=True) as client:
+        before = await client.client_id()
+        async with RedisLimiter(client, "test") as limiter:
+            (await limiter.acquire()).finish()
+        assert await client.client_id() == before
+
+
+@pytest.mark.asyncio
+async def test_processes_that_have_gone_are_forgotten(store):
+    """A store that is in use for years keeps nothing of those who came and went."""
+    with store.client as client:
+        clock, _ = client.time()
+        client.zadd("kie:{test}:asks", {"gone": (clock - 61) * 1e6, "here": (clock - 30) * 1e6})
+        client.zadd("kie:{test}:served", {"gone": 5, "here": 7})
+        async with limiter_on(store) as limiter:
+            (await limiter.acquire()).finish()
+        known = set(client.zrange("kie:{test}:served", 0, -1))
+
+    assert "gone" not in known
+    assert "here" in known
 
 
 @pytest.mark.asyncio
@@ -127,5 +183,5 @@ async def failed_over(master: Server, replica: Server, sentinel: Server) -> None
         with replica.client as asked:
             assert asked.role()[0] == "master"
             assert asked.zcard("kie:{test}:turns") > 0
-    for one in watching.sentinels:
+    for one in (client, *watching.sentinels):
         await one.aclose()

@@ -53,6 +53,13 @@ class RedisStore:
     def known(self) -> int:
         return self._server.client.zcard("kie:{test}:turns")
 
+    def set_clock_back(self, seconds: float) -> None:
+        client, micro = self._server.client, seconds * 1e6
+        for key in ("turns", "asks"):
+            for member in client.zrange(f"kie:{{test}}:{key}", 0, -1):
+                client.zincrby(f"kie:{{test}}:{key}", micro, member)
+        client.hincrby("kie:{test}:state", "left", int(micro))
+
     def refuse(self, fault: str) -> None:
         if fault == "read-only":
             self._server.client.replicaof("127.0.0.1", 1)
@@ -87,6 +94,12 @@ class PostgresStore:
     def known(self) -> int:
         (count,) = self._ask("SELECT count(*) FROM kie_limits.turns").fetchone()
         return count
+
+    def set_clock_back(self, seconds: float) -> None:
+        micro = int(seconds * 1e6)
+        self._ask(f"UPDATE kie_limits.turns SET until = until + {micro}")
+        self._ask(f"UPDATE kie_limits.processes SET asks = asks + {micro}")
+        self._ask(f"UPDATE kie_limits.accounts SET last_turn = last_turn + {micro}")
 
     def refuse(self, fault: str) -> None:
         if fault == "read-only":
@@ -315,6 +328,65 @@ async def test_a_store_that_hangs_is_not_waited_for(store):
                 await asyncio.wait([asyncio.create_task(limiter.acquire())], timeout=0.1)
 
     assert spent < 3
+
+
+@pytest.mark.asyncio
+async def test_answers_that_came_while_the_store_was_away_are_told_when_it_is_back(store):
+    """Else their turns would count until their leases end: nobody could go meanwhile."""
+    async with limiter_on(store, limit=2, window=0.3, lease=60.0) as limiter:
+        turns = [await limiter.acquire() for _ in range(2)]
+        store.hang()
+        async with asyncio.timeout(5):
+            (await limiter.acquire()).finish()
+        assert limiter.alone
+        for turn in turns:
+            turn.finish()
+        store.go_on()
+        async with asyncio.timeout(10):
+            while limiter.alone:
+                (await limiter.acquire()).finish()
+            (await limiter.acquire()).finish()
+        assert not limiter.alone
+
+
+@pytest.mark.asyncio
+async def test_a_turn_of_the_share_counts_from_its_answer_when_the_store_is_back(store):
+    """It was taken alone, and is answered after the return: the store hears of it."""
+    async with limiter_on(store, limit=1, window=1.0, share=1.0, lease=60.0) as limiter:
+        store.hang()
+        async with asyncio.timeout(5):
+            alone = await limiter.acquire()
+        waiting = asyncio.create_task(limiter.acquire())
+        store.go_on()
+        async with asyncio.timeout(10):
+            while limiter.alone:  # noqa: ASYNC110 - who drives looks by itself
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1.2)
+        assert not waiting.done()  # it has no answer yet
+        answered = asyncio.get_running_loop().time()
+        alone.finish()
+        async with asyncio.timeout(10):
+            (await waiting).finish()
+        assert asyncio.get_running_loop().time() - answered >= 1.0
+
+
+@pytest.mark.asyncio
+async def test_a_clock_that_is_set_back_holds_nobody_up(store):
+    """A failover to a server whose clock is behind: nothing counts for an hour."""
+    async with limiter_on(store, limit=2, window=0.3, lease=0.5) as limiter:
+        async with limiter_on(store, limit=2, window=0.3, lease=0.5) as other:
+            limiter.pause(0.0001)
+            for _ in range(2):
+                (await limiter.acquire()).finish()
+            left = asyncio.create_task(other.acquire())  # it counts as one who waits
+            await asyncio.sleep(0.05)
+            left.cancel()
+            await asyncio.wait([left])
+        store.set_clock_back(3600.0)
+        async with asyncio.timeout(10):
+            for _ in range(4):
+                (await limiter.acquire()).finish()
+        assert not limiter.alone
 
 
 @pytest.mark.asyncio

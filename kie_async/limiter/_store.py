@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import random
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from attrs import frozen
 
 from kie_async.errors import KieConnectionError, UsageError, WrongLoopError
 from kie_async.limiter._line import SlidingWindowLimiter
+from kie_async.limiter._own import OwnTurns
 from kie_async.limiter._turn import Turn
 from kie_async.limiter._window import SlidingWindow
 
@@ -45,7 +48,8 @@ class Ask:
         pause: Hold everybody back for so long.
         finished: Turns whose answer has come.
         returned: Turns that were not used.
-        restored: Turns taken while the store was away, and how long each still counts.
+        restored: All turns of this process after the store was away, and how long each
+            still counts; 0 if no longer.
     """
 
     wanted: int
@@ -58,9 +62,6 @@ class Ask:
 
 class StoreLimiter(ABC):
     """What `RedisLimiter` and `PostgresLimiter` have in common: all but the store."""
-
-    _away: ClassVar[tuple[type[Exception], ...]]
-    """What a store raises that cannot be asked."""
 
     _patience: ClassVar[float] = 0.25
     """Seconds for one call; a limiter that hangs is worse than a smaller share."""
@@ -76,15 +77,17 @@ class StoreLimiter(ABC):
         book = SlidingWindow(limit, window)  # checks both, and knows the margin
         self._limit, self._window, self._span = book.limit, book.window, book.span
         self._lease, self._share = lease, share
-        self._failures: tuple[type[Exception], ...] = (*self._away, OSError, TimeoutError)
         self._name = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._line: deque[asyncio.Future[Turn]] = deque()
         self._finished: deque[str] = deque()
         self._returned: deque[str] = deque()
-        self._pause = 0.0
-        # The last turns and their loop times: for the fallback, and for a flushed store.
-        self._taken: deque[tuple[str, float]] = deque(maxlen=book.limit)
+        self._pause = 0.0  # until when, by the loop's clock
+        # What we know of our turns is what a store is told that comes back, whatever it
+        # has kept itself.
+        self._own = OwnTurns(self._span, lease)  # that the store gave
+        self._own_alone = OwnTurns(self._span, lease)  # that were taken without it
+        self._closed = False
         self._local: SlidingWindowLimiter | None = None
         self._retry_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -118,7 +121,11 @@ class StoreLimiter(ABC):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Tell the store what has ended, and let go of it.  Who waits is cancelled."""
+        """Tell the store what has ended, and let go of it.  Who waits is cancelled.
+
+        Turns that end later are not told: their leases end.
+        """
+        self._closed = True
         for future in self._line:
             future.cancel()
         self._line.clear()
@@ -161,6 +168,7 @@ class StoreLimiter(ABC):
             if self._loop is not None and not self._loop.is_closed():
                 raise WrongLoopError("this limiter belongs to another event loop: make one here")
             self._loop, self._driver, self._wake = loop, None, asyncio.Event()
+        self._closed = False
         future: asyncio.Future[Turn] = loop.create_future()
         self._line.append(future)
         self._drive_on(wake=len(self._line) == 1)
@@ -179,7 +187,7 @@ class StoreLimiter(ABC):
         """
         if not 0 <= seconds < float("inf"):
             raise UsageError(f"pause must be a number of seconds, not {seconds!r}")
-        self._pause = max(self._pause, seconds)
+        self._pause = max(self._pause, self._now() + seconds)
         if self._local is not None:
             self._local.pause(seconds)
         self._drive_on(wake=True)
@@ -187,7 +195,7 @@ class StoreLimiter(ABC):
     def _ended(self, turn: str, *, finished: bool) -> None:
         (self._finished if finished else self._returned).append(turn)
         loop = self._loop
-        if loop is None or loop.is_closed():
+        if loop is None or loop.is_closed() or self._closed:
             return
         if loop is _running_loop():
             self._drive_on(wake=True)
@@ -206,7 +214,7 @@ class StoreLimiter(ABC):
 
     async def _drive(self) -> None:
         """Bring ends to the store and turns to the line, until there is neither."""
-        while self._line or self._finished or self._returned or self._pause:
+        while self._line or (self._local is None and self._news):
             if self._local is not None:
                 await self._without_store()
                 continue
@@ -214,12 +222,21 @@ class StoreLimiter(ABC):
             wanted = min(self.waiting, CARRIED)
             try:
                 granted, wait = await self._ask(wanted)
-            except self._failures as error:
+            except Exception as error:  # noqa: BLE001 - reason: whatever it is, nobody may hang
                 self._leave(error)
                 continue
             self._hand_out([self._turn(name) for name in granted])
             if self._line:
                 await self._sleep(wait)
+
+    @property
+    def _news(self) -> bool:
+        """True if there is something to tell the store."""
+        return bool(self._finished or self._returned or self._pause > self._now())
+
+    def _now(self) -> float:
+        loop = _running_loop() or self._loop
+        return time.monotonic() if loop is None else loop.time()
 
     async def _sleep(self, seconds: float) -> None:
         """Wait as told, or until something has ended; a few of those go together."""
@@ -234,6 +251,7 @@ class StoreLimiter(ABC):
         self, wanted: int, restored: Sequence[tuple[str, float]] = ()
     ) -> tuple[list[str], float]:
         """Make one call; what could not be told is told again by the next one."""
+        now = self._now()
         pause, self._pause = self._pause, 0.0
         finished = [self._finished.popleft() for _ in range(min(CARRIED, len(self._finished)))]
         returned = [self._returned.popleft() for _ in range(min(CARRIED, len(self._returned)))]
@@ -241,7 +259,7 @@ class StoreLimiter(ABC):
         ask = Ask(
             wanted=wanted,
             numbers=numbers,
-            pause=pause,
+            pause=max(0.0, pause - now),
             finished=finished,
             returned=returned,
             restored=restored,
@@ -254,10 +272,16 @@ class StoreLimiter(ABC):
             self._finished.extendleft(reversed(finished))
             self._returned.extendleft(reversed(returned))
             raise
-        now = asyncio.get_running_loop().time()
-        names = [f"{self._name}:{number}" for number in numbers[:granted]]
-        self._taken.extend((name, now) for name in names)
+        names = [self._named(number) for number in numbers[:granted]]
+        now = self._now()
+        self._own.end(finished, returned, now)
+        self._own.take(names, now)
+        if self._local is None:  # else it is not told yet which of them have ended
+            self._own.forget(now)
         return names, wait
+
+    def _named(self, number: int) -> str:
+        return f"{self._name}:{number}"
 
     def _turn(self, name: str) -> Turn:
         return Turn(lambda finished: self._ended(name, finished=finished))
@@ -278,34 +302,33 @@ class StoreLimiter(ABC):
 
     def _leave(self, error: Exception) -> None:
         """Go on alone, with a share of the limit, or not at all."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        self._settle()
+        now = self._now()
         self._retry_at = now + RETRY
-        self._finished.clear()  # their leases end by themselves
-        self._returned.clear()
-        turns = int(self._limit * self._share)
-        self._local = SlidingWindowLimiter(max(1, turns), self._window)
-        ages = [now - at for _, at in self._taken if now - at < self._span]
-        self._local.remember(ages[-max(1, turns) :])
-        self._local.pause(self._pause)
+        turns = self._limit * self._share
+        # Less than one turn in a window is one in a longer window.
+        window = self._window if turns >= 1 or not turns else self._window / turns
+        local = SlidingWindowLimiter(max(1, int(turns)), window)
+        ages = self._own.ages(now)
+        if window > self._window:  # many processes lose the store at once: not all at once
+            ages.insert(0, random.uniform(0.0, min([window, *ages])))  # noqa: S311 - no secret
+        local.remember(ages[: local.limit])
+        local.pause(max(0.0, self._pause - now))
+        self._local = local
         kind = type(error).__name__
-        how = f"{max(1, turns)} turns per {self._window:g} s" if self._share else "nothing is sent"
+        how = f"{local.limit} turns per {window:g} s" if self._share else "nothing is sent"
         logger.warning("the store of the rate limit is away (%s): until it is back, %s", kind, how)
 
     async def _without_store(self) -> None:
         """Serve the first in line from the share, or see whether the store is back."""
         loop = asyncio.get_running_loop()
         left = self._retry_at - loop.time()
-        if left <= 0:
+        if left < GATHER:
             await self._come_back()
             return
         self._hand_out([])
         local = self._local
         if not self._line or local is None:
-            self._wake.clear()
-            self._finished.clear()
-            self._returned.clear()
-            self._pause = 0.0
             return
         if not self._share:
             self._refuse()
@@ -318,8 +341,19 @@ class StoreLimiter(ABC):
                 taking.cancel()
                 await asyncio.wait([taking])
         if not taking.cancelled():
-            self._taken.append((f"{self._name}:{next(self._numbers)}", loop.time()))
-            self._hand_out([taking.result()])
+            self._hand_out([self._turn_alone(taking.result())])
+
+    def _turn_alone(self, turn: Turn) -> Turn:
+        """Wrap a turn of the share: if the store is back when it ends, it is told."""
+        name = self._named(next(self._numbers))
+        self._settle()
+        self._own_alone.take([name], self._now())
+
+        def end(finished: bool) -> None:
+            (turn.finish if finished else turn.give_back)()
+            self._ended(name, finished=finished)
+
+        return Turn(end)
 
     def _refuse(self) -> None:
         error = "the store of the rate limit cannot be reached; nothing was sent"
@@ -328,17 +362,26 @@ class StoreLimiter(ABC):
                 future.set_exception(KieConnectionError(error, sent=False))
         self._line.clear()
 
+    def _settle(self) -> None:
+        """Note what has ended while nobody could be told."""
+        now = self._now()
+        finished, returned = list(self._finished), list(self._returned)
+        self._finished.clear()
+        self._returned.clear()
+        self._own.end(finished, returned, now)
+        self._own_alone.end(finished, returned, now)
+        self._own_alone.forget(now)
+
     async def _come_back(self) -> None:
-        """Look whether the store answers; tell it what was taken meanwhile."""
-        now = asyncio.get_running_loop().time()
-        restored = [
-            (name, self._span - (now - at)) for name, at in self._taken if now - at < self._span
-        ]
+        """Look whether the store answers; tell it until when our turns count."""
+        self._settle()
+        now = self._now()
         try:
-            await self._ask(0, restored)
-        except self._failures:
-            self._retry_at = asyncio.get_running_loop().time() + RETRY
+            await self._ask(0, [*self._own.left(now), *self._own_alone.left(now)])
+        except Exception:  # noqa: BLE001 - reason: as in `_drive`
+            self._retry_at = self._now() + RETRY
             return
+        self._own.join(self._own_alone)
         self._local = None
         logger.warning("the store of the rate limit is back")
 

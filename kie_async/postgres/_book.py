@@ -31,7 +31,12 @@ BEGIN
         FROM kie_limits.accounts AS a WHERE a.account = who FOR UPDATE;
     now := (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT;
 
-    -- what has happened: answers, turns given back, turns taken while we could not be asked
+    -- a clock that was set back leaves times that nobody can have meant
+    last_left := least(last_left, now);
+    UPDATE kie_limits.turns AS t SET until = now + span + lease
+        WHERE t.account = who AND t.until > now + span + lease;
+
+    -- what has happened: answers, turns given back, all of a process that could not ask us
     UPDATE kie_limits.turns AS t SET until = now + span
         WHERE t.account = who AND t.turn = ANY (finished);
     WITH back AS (
@@ -42,7 +47,7 @@ BEGIN
     INSERT INTO kie_limits.turns (account, turn, until)
         SELECT who, r.turn, now + r.rest FROM unnest(restored, restored_left) AS r (turn, rest)
         ON CONFLICT (account, turn) DO UPDATE
-            SET until = greatest(kie_limits.turns.until, excluded.until);
+            SET until = excluded.until;
     DELETE FROM kie_limits.turns AS t WHERE t.account = who AND t.until <= now;
     DELETE FROM kie_limits.processes AS p WHERE p.account = who AND p.seen < now - 60000000;
     is_paused := greatest(is_paused, CASE WHEN pause > 0 THEN now + pause ELSE 0 END);
@@ -70,7 +75,8 @@ BEGIN
                 END IF;
             END IF;
             SELECT count(*), min(p.served) INTO others, least FROM kie_limits.processes AS p
-                WHERE p.account = who AND p.process <> me AND p.asks > now;
+                WHERE p.account = who AND p.process <> me AND p.asks > now
+                    AND p.asks <= now + greatest(span, is_paused - now) + 200000;
             IF others > 0 AND granted > 0 THEN
                 SELECT p.served INTO mine FROM kie_limits.processes AS p
                     WHERE p.account = who AND p.process = me;

@@ -37,7 +37,6 @@ class PostgresLimiter(StoreLimiter):
         UsageError: A setting cannot work.
     """
 
-    _away: ClassVar[tuple[type[Exception], ...]] = (psycopg.Error,)
     _patience: ClassVar[float] = 1.0
 
     def __init__(

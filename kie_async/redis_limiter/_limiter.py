@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from kie_async.limiter import LIMIT, WINDOW, Ask, StoreLimiter
 from kie_async.redis_limiter._script import SCRIPT, key_names
@@ -40,8 +40,6 @@ class RedisLimiter(StoreLimiter):
         UsageError: A setting cannot work.
     """
 
-    _away: ClassVar[tuple[type[Exception], ...]] = (RedisError,)
-
     def __init__(
         self,
         redis: Redis | RedisCluster,
@@ -55,16 +53,20 @@ class RedisLimiter(StoreLimiter):
         """Keep the client; nothing is sent yet."""
         super().__init__(account, limit=limit, window=window, share=share, lease=lease)
         self._redis = redis
+        self._is_ours = False
         self._keys = key_names(account)
         self._sha = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
     @classmethod
     def from_url(cls, url: str, account: str, **settings: Any) -> Self:
         """Return a limiter with a client of its own; close it with :meth:`aclose`."""
-        return cls(Redis.from_url(url), account, **settings)
+        limiter = cls(Redis.from_url(url), account, **settings)
+        limiter._is_ours = True
+        return limiter
 
     async def _let_go(self) -> None:
-        await self._redis.aclose()
+        if self._is_ours:
+            await self._redis.aclose()
 
     async def _book(self, ask: Ask) -> tuple[int, float]:
         restored = [(name, _micro(left)) for name, left in ask.restored]

@@ -7,8 +7,8 @@ All of it happens at one instant of the server's clock, so processes need no com
   holds nothing up for longer.
 * ``state``: until when all are paused, and when the last one left.
 * ``served``: process → turns it was given; ``asks``: process → until when it counts as
-  waiting.  While others wait, a process may be ahead of the one that got least by a share of
-  the window and no more; that is what makes it fair.
+  waiting; a minute later both forget it.  While others wait, a process may be ahead of the
+  one that got least by a share of the window and no more; that is what makes it fair.
 
 All keys have one hash tag, so they lie on one node of a cluster.
 """
@@ -28,17 +28,25 @@ local limit, span, lease, me, want, pause = number(), number(), number(), take()
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
--- what has happened: answers, turns given back, turns taken while we could not be asked
+-- a clock that was set back, or another server's, leaves times that nobody can have meant
+for _, turn in ipairs(redis.call('ZRANGEBYSCORE', turns, now + span + lease, '+inf')) do
+  redis.call('ZADD', turns, 'XX', now + span + lease, turn)
+end
+
+-- what has happened: answers, turns given back, all of a process that could not ask us
 for _ = 1, number() do redis.call('ZADD', turns, 'XX', now + span, take()) end
 for _ = 1, number() do
   if redis.call('ZREM', turns, take()) == 1 then redis.call('ZINCRBY', served, -1, me) end
 end
 for _ = 1, number() do
   local turn, left = take(), number()
-  redis.call('ZADD', turns, 'GT', now + left, turn)
+  redis.call('ZADD', turns, now + left, turn)
 end
 redis.call('ZREMRANGEBYSCORE', turns, '-inf', now)
-redis.call('ZREMRANGEBYSCORE', asks, '-inf', now)
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', asks, '-inf', now - 60000000)) do
+  redis.call('ZREM', asks, gone)
+  redis.call('ZREM', served, gone)
+end
 local paused = tonumber(redis.call('HGET', state, 'paused') or 0)
 if pause > 0 and now + pause > paused then
   paused = now + pause
@@ -59,11 +67,13 @@ if want > 0 then
     granted = math.min(want, free, math.max(1, math.ceil(limit / 8)))
     -- who refused us counts something that we do not: after a pause one goes at a time
     if now < paused + span then
-      local opening = tonumber(redis.call('HGET', state, 'left') or 0) + span / limit
+      local last = math.min(tonumber(redis.call('HGET', state, 'left') or 0), now)
+      local opening = last + span / limit
       if now < opening then granted, wait = 0, opening - now else granted = 1 end
     end
     local others, least = 0, nil
-    for _, other in ipairs(redis.call('ZRANGE', asks, 0, -1)) do
+    local waiting = {string.format('(%.0f', now), now + math.max(span, paused - now) + 200000}
+    for _, other in ipairs(redis.call('ZRANGEBYSCORE', asks, waiting[1], waiting[2])) do
       if other ~= me then
         others = others + 1
         local got = tonumber(redis.call('ZSCORE', served, other) or 0)
@@ -86,11 +96,7 @@ if want > 0 then
     redis.call('ZINCRBY', served, granted, me)
     redis.call('HSET', state, 'left', string.format('%.0f', now))
   end
-  if granted < want then
-    redis.call('ZADD', asks, now + wait + 100000, me)
-  else
-    redis.call('ZREM', asks, me)
-  end
+  redis.call('ZADD', asks, granted < want and now + wait + 100000 or now, me)
 end
 
 local keep = math.ceil((span + lease) / 1000) + 60000
