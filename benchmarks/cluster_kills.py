@@ -72,10 +72,10 @@ class Workers:
         """Forget those that have ended well; stop if one failed."""
         for process in list(self.alive):
             if process.poll() is not None:
+                self.alive.remove(process)
                 said = process.communicate()[1].decode()
                 if process.returncode:
                     raise SystemExit(f"a worker failed by itself:\n{said}")
-                self.alive.remove(process)
 
     def kill(self, number: int) -> None:
         """Kill one, and start another in its place."""

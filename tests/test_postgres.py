@@ -167,6 +167,44 @@ async def test_records_wait_for_a_server_that_restarts(run: str, caplog: pytest.
 
 
 @pytest.mark.asyncio
+async def test_a_journal_is_opened_while_the_server_restarts(run: str):
+    """A worker that is started in that moment waits, as those do that run."""
+    with postgres_server() as server:
+        await (await PostgresJournal.open(server.url, run)).close()
+        server.stop()
+        opening = asyncio.ensure_future(PostgresJournal.open(server.url, run))
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(server.start)
+        async with asyncio.timeout(20):
+            await (await opening).close()
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_starts_is_waited_for_longer_than_one_that_is_not_there(
+    run: str, monkeypatch: pytest.MonkeyPatch
+):
+    """It says so itself; nobody waits long for an address with a mistake in it."""
+    monkeypatch.setattr(_connect, "ABSENT", 0.2)
+    message = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+
+    async def starting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"E" + (len(message) + 4).to_bytes(4, "big") + message)
+        writer.close()
+
+    async def waited(port: int) -> float:
+        began = asyncio.get_running_loop().time()
+        url = f"postgresql://kie@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable"
+        with pytest.raises(JournalError, match="cannot be reached"):
+            await PostgresJournal.open(url, run, patience=1.0)
+        return asyncio.get_running_loop().time() - began
+
+    async with await asyncio.start_server(starting, "127.0.0.1", 0) as server:
+        assert await waited(server.sockets[0].getsockname()[1]) >= 1.0
+    assert 0.2 <= await waited(1) < 1.0
+
+
+@pytest.mark.asyncio
 async def test_patience_ends(run: str):
     """A server that stays away: the intent is refused, so nothing is sent."""
     with postgres_server() as server:

@@ -30,6 +30,13 @@ IDLE = 5.0
 """Seconds in which a record is written once it has begun.  One whose process was stopped in
 the middle would hold up everybody else: the server ends it, and it is written again."""
 
+ABSENT = 3.0
+"""Seconds in which a server that restarts may not even answer.  One that is not there at
+all is no reason to let a person wait for longer."""
+
+SOON = 0.5
+"""Seconds in which one that answers may have been starting a moment ago."""
+
 _FULL = ("53100", "53200")  # disk full, out of memory
 
 
@@ -87,6 +94,15 @@ class Place:
             conn.close()
             raise
         return conn
+
+    def comes_back(self, waited: float, patience: float) -> bool:
+        """True if the server is worth another attempt, *waited* seconds after the first one."""
+        said = psycopg.pq.PGconn.ping(self._conninfo.encode())
+        if said == psycopg.pq.Ping.REJECT:  # it starts, or ends
+            return waited < patience
+        if said == psycopg.pq.Ping.NO_RESPONSE:
+            return waited < min(patience, ABSENT)
+        return said == psycopg.pq.Ping.OK and waited < min(patience, SOON)
 
     def error(self, exc: Exception) -> KieError:
         """Return what an error of the database means here."""

@@ -56,7 +56,8 @@ class PostgresJournal(Recording):
         create: Make the tables if there are none.
         read_only: Only look.
         lease: Seconds without a sign of life after which a process counts as dead.
-        patience: Seconds to wait for a server that is away; then records are refused.
+        patience: Seconds to wait for a server that is away; then records are refused.  On
+            opening, one that starts is waited for as long, one that is not there for 3 s.
         clock: Returns Unix seconds.
 
     Raises:
@@ -92,25 +93,33 @@ class PostgresJournal(Recording):
         self._beat: asyncio.TimerHandle | None = None
 
     def _open_here(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            conn = self.place.connect()
-        except psycopg.Error as exc:
-            raise self.place.error(exc) from None
-        try:
-            journal_id = self._prepare(conn)
-            if not self.read_only:
-                self._own(journal_id, enter(conn, self._clock()))
-        except psycopg.Error as exc:
-            conn.close()
-            raise self.place.error(exc) from exc
-        except BaseException:
-            conn.close()
-            raise
-        self._conn = conn
+        began = time.monotonic()
+        while True:
+            try:
+                self._conn = self._entered()
+                break
+            except psycopg.OperationalError as exc:
+                if not self.place.comes_back(time.monotonic() - began, self._patience):
+                    raise self.place.error(exc) from None
+            except psycopg.Error as exc:
+                raise self.place.error(exc) from exc
+            time.sleep(0.1)  # on the reader's own thread
         if not self.read_only:
             self._commits = Commits(self.place, patience=self._patience, fault=self._fault)
             self._writer = Writer(self._commits, loop)
             loop.call_soon_threadsafe(self._live)
+
+    def _entered(self) -> psycopg.Connection[Any]:
+        """Return a connection to the tables, with a lease of this process in them."""
+        conn = self.place.connect()
+        try:
+            journal_id = self._prepare(conn)
+            if not self.read_only:
+                self._own(journal_id, enter(conn, self._clock()))
+        except BaseException:
+            conn.close()
+            raise
+        return conn
 
     def _prepare(self, conn: psycopg.Connection[Any]) -> str:
         """See that the tables are there; return the journal's id."""
