@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 import signal
 import sys
@@ -13,17 +14,21 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from attrs import define, field
+from procrastinate import PsycopgConnector
+from procrastinate.exceptions import ConnectorException
 
 from kie_async import KieSession, UsageError
 from kie_async.emulator import Emulator, Rule
 from kie_async.errors import AuthenticationError, InsufficientCreditsError, ItemTakenError
 from kie_async.journal import ItemState
-from kie_async.limiter import Unlimited
+from kie_async.limiter import SlidingWindowLimiter, Unlimited
 from kie_async.models import Outcome, OutcomeStatus
+from kie_async.postgres import Place
 from kie_async.retry import CreateRetry
-from kie_async.worker import Later, Plan, QueuedJournal, Worker, submit
+from kie_async.worker import Later, Plan, Queue, QueuedJournal, Worker, submit
 from tests.faults.world_t_proxy import FaultProxy
 from tests.postgres_servers import POSTGRES, Postgres, postgres_server
 
@@ -199,6 +204,86 @@ async def test_the_server_restarts_in_the_middle(tmp_path: Path):
 
             assert sum(told, Counter())["done"] <= 60
             await c.check(doubts=0)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("words", ["procrastinate_fetch_job", "procrastinate_update_heartbeat"])
+async def test_a_connection_that_breaks_holds_up_no_item_for_a_slow_one(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch, words: str
+):
+    """The worker takes the next ones although a task of before still runs."""
+    slow = itertools.chain([90.0], itertools.repeat(0.2))
+    broken = False
+    ask = PsycopgConnector._get_cursor
+
+    class Breaking:
+        def __init__(self, cursor: Any) -> None:
+            self.fetchone, self.fetchall = cursor.fetchone, cursor.fetchall
+            self._execute = cursor.execute
+
+        async def execute(self, query: str, values: Any) -> None:
+            nonlocal broken
+            if words in query and not broken and len(c.emulator.books.creates) >= 8:
+                broken = True
+                raise psycopg.OperationalError("the connection broke")
+            await self._execute(query, values)
+
+    @contextlib.asynccontextmanager
+    async def breaking(self: PsycopgConnector, connection: Any = None) -> AsyncIterator[Breaking]:
+        async with ask(self, connection) as cursor:
+            yield Breaking(cursor)
+
+    monkeypatch.setattr(PsycopgConnector, "_get_cursor", breaking)
+    async with cluster(server, 24, durations=lambda _rng: next(slow)) as c:
+        await c.submit()
+        limiter = SlidingWindowLimiter(2, 0.5)
+        async with c.journal() as journal, c.session(limiter=limiter) as kie:
+            work = kie.work(journal, in_flight=10)
+            taking = asyncio.ensure_future(collected(work))
+            async with asyncio.timeout(45.0):
+                await c.made(24)
+            assert broken
+            await work.give_up_waiting()
+            await taking
+
+
+@pytest.mark.asyncio
+async def test_the_run_ends_although_an_end_was_not_written(server: Postgres):
+    """A job that nobody has in hand is delivered again, also to the worker that had it."""
+    async with cluster(server, 6, rate=None) as c:
+        await c.submit()
+        async with c.journal() as journal, c.session() as kie:
+            manager = journal.queue._app.job_manager
+            finish, failures = manager.finish_job, iter([True, False, True])
+
+            async def broken(**told: Any) -> None:
+                if next(failures, False):
+                    raise ConnectorException("the connection broke")
+                await finish(**told)
+
+            manager.finish_job = broken  # type: ignore[method-assign]
+            async with asyncio.timeout(60.0):
+                assert len(await collected(kie.work(journal))) == 6
+        await c.check()
+
+
+@pytest.mark.asyncio
+async def test_several_deliver_the_work_of_the_dead_again(server: Postgres):
+    """At the same time: each job once, and none of them stumbles over another."""
+    async with cluster(server, 200) as c:
+        await c.submit()
+        with server.connect() as conn:
+            conn.execute(f"SET search_path TO kie_{c.run}".encode())
+            conn.execute("UPDATE procrastinate_jobs SET status = 'doing'")
+            queues = [Queue(Place(server.url, f"kie_{c.run}")) for _ in range(4)]
+            async with contextlib.AsyncExitStack() as stack:
+                for queue in queues:
+                    await stack.enter_async_context(queue._app.open_async())
+                await asyncio.gather(*(queue._redeliver(LEASE) for queue in queues))
+            found = conn.execute(
+                "SELECT status, attempts, count(*) FROM procrastinate_jobs GROUP BY 1, 2"
+            ).fetchall()
+        assert found == [("todo", 1, 200)]
 
 
 @pytest.mark.asyncio

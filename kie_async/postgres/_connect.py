@@ -30,12 +30,9 @@ IDLE = 5.0
 """Seconds in which a record is written once it has begun.  One whose process was stopped in
 the middle would hold up everybody else: the server ends it, and it is written again."""
 
-ABSENT = 3.0
+ABSENT = 5.0
 """Seconds in which a server that restarts may not even answer.  One that is not there at
 all is no reason to let a person wait for longer."""
-
-SOON = 0.5
-"""Seconds in which one that answers may have been starting a moment ago."""
 
 _FULL = ("53100", "53200")  # disk full, out of memory
 
@@ -95,14 +92,21 @@ class Place:
             raise
         return conn
 
-    def comes_back(self, waited: float, patience: float) -> bool:
-        """True if the server is worth another attempt, *waited* seconds after the first one."""
+    def patience(self, refused: int, longest: float) -> tuple[float, int]:
+        """Ask how long a server that refuses us is worth waiting for, *longest* at most.
+
+        Returns:
+            Seconds since the first attempt, and how often a server that takes connections
+            has refused ours, one after the other.
+        """
         said = psycopg.pq.PGconn.ping(self._conninfo.encode())
         if said == psycopg.pq.Ping.REJECT:  # it starts, or ends
-            return waited < patience
+            return longest, 0
         if said == psycopg.pq.Ping.NO_RESPONSE:
-            return waited < min(patience, ABSENT)
-        return said == psycopg.pq.Ping.OK and waited < min(patience, SOON)
+            return min(longest, ABSENT), 0
+        if said == psycopg.pq.Ping.OK and not refused:  # it may have started this moment
+            return longest, 1
+        return 0.0, refused + 1
 
     def error(self, exc: Exception) -> KieError:
         """Return what an error of the database means here."""

@@ -57,7 +57,7 @@ class PostgresJournal(Recording):
         read_only: Only look.
         lease: Seconds without a sign of life after which a process counts as dead.
         patience: Seconds to wait for a server that is away; then records are refused.  On
-            opening, one that starts is waited for as long, one that is not there for 3 s.
+            opening, one that starts is waited for as long, one that is not there for 5 s.
         clock: Returns Unix seconds.
 
     Raises:
@@ -93,13 +93,14 @@ class PostgresJournal(Recording):
         self._beat: asyncio.TimerHandle | None = None
 
     def _open_here(self, loop: asyncio.AbstractEventLoop) -> None:
-        began = time.monotonic()
+        began, refused = time.monotonic(), 0
         while True:
             try:
                 self._conn = self._entered()
                 break
             except psycopg.OperationalError as exc:
-                if not self.place.comes_back(time.monotonic() - began, self._patience):
+                patience, refused = self.place.patience(refused, self._patience)
+                if time.monotonic() - began >= patience:
                     raise self.place.error(exc) from None
             except psycopg.Error as exc:
                 raise self.place.error(exc) from exc

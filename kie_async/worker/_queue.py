@@ -8,6 +8,7 @@ but the journal's.  Its tables lie in the schema of the run, beside the journal'
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
 
 from kie_async.postgres import Place
+from kie_async.worker._connector import PatientConnector
 
 __all__ = ["Later", "Queue"]
 
@@ -38,6 +40,26 @@ WHERE (i.state IN ('planned', 'sending')
 AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs AS j
     WHERE j.queueing_lock = i.source_id AND j.status IN ('todo', 'doing'))
 ORDER BY i.seq
+"""
+# Rows that another worker delivers again at this moment are passed over.  A pruned worker's
+# jobs have none.
+_STALLED = """
+UPDATE procrastinate_jobs SET status = 'todo', attempts = attempts + 1, scheduled_at = NULL
+WHERE id IN (
+    SELECT j.id FROM procrastinate_jobs AS j
+    WHERE j.status = 'doing' AND NOT EXISTS (
+        SELECT 1 FROM procrastinate_workers AS w
+        WHERE w.id = j.worker_id
+        AND w.last_heartbeat >= now() - make_interval(secs => %(seconds)s))
+    ORDER BY j.id FOR UPDATE OF j SKIP LOCKED)
+"""
+_MINE = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %(worker)s"
+_FORGOTTEN = """
+UPDATE procrastinate_jobs SET status = 'todo', attempts = attempts + 1, scheduled_at = NULL
+WHERE status = 'doing' AND worker_id = %(worker)s AND id = ANY(%(ids)s)
+"""
+_ANY = """
+SELECT EXISTS (SELECT 1 FROM procrastinate_jobs WHERE status IN ('todo', 'doing')) AS there
 """
 _AWAY = (ConnectorException, psycopg.Error, psycopg_pool.PoolTimeout, OSError)
 
@@ -69,20 +91,26 @@ class Queue:
         settings = place.settings
         search = f"-c search_path={place.schema}"
         settings["options"] = f"{settings.get('options') or ''} {search}".strip()
-        connector = procrastinate.PsycopgConnector(
-            kwargs=settings, min_size=1, max_size=4, timeout=10.0
-        )
-        self._app = procrastinate.App(connector=connector)
+        self._connector = PatientConnector(kwargs=settings, min_size=1, max_size=4, timeout=10.0)
+        self._app = procrastinate.App(connector=self._connector)
         # Never opened: it writes on connections that it is given.
         self._writing = procrastinate.App(connector=procrastinate.SyncPsycopgConnector())
         self._work: Callable[[str], Awaitable[None]] | None = None
-        self._app.task(name=TASK, queue=QUEUE, retry=_Again())(self._deliver)
+        self._app.task(name=TASK, queue=QUEUE, retry=_Again(), pass_context=True)(self._deliver)
         self._place = place
+        self._worker: int | None = None  # the number of the one that delivers here
+        self._in_hand: set[int | None] = set()
+        self._missed: set[int] = set()
 
-    async def _deliver(self, source_id: str) -> None:
+    async def _deliver(self, context: procrastinate.JobContext, source_id: str) -> None:
         if self._work is None:
             raise Later(1.0)
-        await self._work(source_id)
+        number, self._worker = context.job.id, context.job.worker_id
+        self._in_hand.add(number)
+        try:
+            await self._work(source_id)
+        finally:
+            self._in_hand.discard(number)
 
     # -- on a connection of the journal's, inside its transaction ----------------------------
 
@@ -147,13 +175,15 @@ class Queue:
             ending: Take nothing more; what is under way comes to its end.
         """
         self._work = work
+        self._connector.giving_up = ending.is_set
         while not ending.is_set():
             try:
                 async with self._app.open_async():
                     await self._serve(concurrency, dead_after, tend, ending)
             except _AWAY as error:
                 logger.warning("the worker lost %s: %s", self._place.name, type(error).__name__)
-                await asyncio.wait([asyncio.ensure_future(ending.wait())], timeout=1.0)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ending.wait(), timeout=1.0)
 
     async def _serve(
         self,
@@ -167,6 +197,7 @@ class Queue:
                 queues=[QUEUE],
                 concurrency=concurrency,
                 install_signal_handlers=False,
+                listen_notify=False,  # an item may wait for a second, and nobody is woken for it
                 delete_jobs="always",
                 fetch_job_polling_interval=min(1.0, dead_after / 3),
                 update_heartbeat_interval=dead_after / 3,
@@ -198,14 +229,21 @@ class Queue:
             waiting.cancel()
 
     async def _redeliver(self, dead_after: float) -> None:
-        """Deliver again what a dead worker was working on."""
-        manager = self._app.job_manager
-        for job in await manager.get_stalled_jobs(seconds_since_heartbeat=dead_after):
-            await manager.retry_job(job)
+        """Deliver again what a dead worker was working on, or nobody has in hand."""
+        await self._connector.execute_query_async(_STALLED, seconds=dead_after)
+        if self._worker is None:
+            return
+        # One whose end could not be written: missed twice, so that it is none on its way.
+        mine = await self._connector.execute_query_all_async(_MINE, worker=self._worker)
+        missed = {row["id"] for row in mine} - self._in_hand
+        again = missed & self._missed
+        self._missed = missed - again
+        if again:
+            await self._connector.execute_query_async(
+                _FORGOTTEN, worker=self._worker, ids=sorted(again)
+            )
 
-    async def left(self) -> int:
-        """Return how many jobs are waiting or under way, with any worker."""
-        row = await self._app.connector.execute_query_one_async(
-            "SELECT count(*) AS count FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
-        )
-        return int(row["count"])
+    async def is_empty(self) -> bool:
+        """True if no job is waiting or under way, with any worker."""
+        row = await self._connector.execute_query_one_async(_ANY)
+        return not row["there"]

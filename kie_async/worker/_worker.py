@@ -145,7 +145,7 @@ class Worker:
 
     async def _serve(self) -> None:
         try:
-            await self._journal.recover()
+            await self._journal.doubt_the_dead()
             await self._journal.queue_again(without_files=self._plan.save is not None)
             await self._journal.queue.serve(
                 self._work,
@@ -160,13 +160,14 @@ class Worker:
 
     async def _tend(self, queue: Queue) -> bool:
         """See to the creates of the dead; return True if the run has ended."""
-        await self._journal.recover()
+        await self._journal.doubt_the_dead()
         clock = asyncio.get_running_loop().time
         began = clock()
         if began >= self._next_count:
             await self.count()
-            self._next_count = clock() + 20 * (clock() - began)  # a long list: rarely
-        if self._plan.forever or self._jobs or await queue.left():
+            # A long list is counted rarely: all the workers do so, and it may take seconds.
+            self._next_count = clock() + 100 * (clock() - began)
+        if self._plan.forever or self._jobs or not await queue.is_empty():
             return False
         return not await self._journal.queue_again(
             without_files=False, not_older=self._plan.task_timeout
@@ -185,7 +186,7 @@ class Worker:
         """Bring one delivered item as far as it goes; raise `Later` if it has not ended."""
         item = await self._journal.get(source_id)
         if item is not None and item.state is ItemState.SENDING:
-            await self._journal.recover()  # if its owner died, it is a doubt now
+            await self._journal.doubt_the_dead()  # if its owner died, it is a doubt now
             item = await self._journal.get(source_id)
         if item is None or not self._is_open(item):
             return
