@@ -9,10 +9,12 @@ import json
 import re
 import tracemalloc
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from kie_async.bulk import note_balance
 from kie_async.journal import Journal, PlannedItem
 from kie_async.models import Task
 from kie_async.report import MARK, add_thumbnails, build_page, gather
@@ -218,6 +220,32 @@ def test_the_plots_show_what_they_say():
     assert "no delays on record" in histogram([], what="delays")
 
 
+@pytest.mark.asyncio
+async def test_credits_that_no_task_explains_are_told(tmp_path):
+    """As `kie bulk` told them at the end of the run."""
+    await a_run(tmp_path / "run.db", [("a", "done", []), ("b", "in_doubt", "lost")])
+    async with Journal(tmp_path / "run.db") as journal:
+        await note_balance(journal, 100.0, first=True)
+        await note_balance(journal, 80.0, first=False)
+
+    _, page = await page_of(tmp_path / "run.db", tmp_path)
+
+    assert "10 credits left the account that no task on record explains" in page
+
+
+def test_the_axes_tell_the_truth():
+    """Round whole numbers upwards, and an axis of time that ends where the last column does."""
+    short = over_time([T0 + 0.4 * n for n in range(100)], limit=20, window=10.0)
+    seven = histogram([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0], what="durations")
+
+    upright = [int(n) for n in re.findall(r'text-anchor="end">(\d+)</text>', short)]
+    assert upright == [0, 10, 20]
+    assert re.findall(r'text-anchor="end">(\d+)</text>', seven) == ["0", "5"]
+    along = [(float(x), t) for x, t in re.findall(r'x="([\d.]+)" y="210"[^>]*>([^<]*)<', short)]
+    assert short.count('class="bar"') == 4
+    assert along[-1] == (640 - 16, "0:40")
+
+
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
@@ -274,7 +302,11 @@ async def test_a_browser_shows_it_by_keyboard_and_asks_for_nothing_else(tmp_path
     assert 0 < tiles < 80
     assert found == "1 shown"
     assert (opened, compared, wide) == ("source-0599", 2, 64)
-    assert sorted(failed) == sorted(f"{text} {n}" for n, text in enumerate(HOSTILE))
+    seen = re.compile("[\u202e\u2028\u2029]")
+    assert sorted(failed) == sorted(
+        seen.sub(lambda char: f"\\u{ord(char[0]):04x}", f"{text} {n}")
+        for n, text in enumerate(HOSTILE)
+    )
     assert "--recreate" in command
     assert second in failed
     assert hit is None
@@ -305,3 +337,149 @@ async def test_nothing_sticks_out_at_any_width(tmp_path, width):
     assert over <= 0
     assert width - 40 < right <= width
     assert dialog <= width
+
+
+CLIP = base64.b64decode(
+    "GkXfo59ChoEBQveBAULygQRC84EIQoKEd2VibUKHgQRChYECGFOAZwEAAAAAAANxEU2bdLlNu4tTq4QVSalmU6yB"
+    "bk27i1OrhBZUrmtTrIGTTbuLU6uEH0O2dVOsgcFNu4xTq4QcU7trU6yCA1/srgAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAVSalmoCrXsYMPQkBEiYRD+dj2TYCGQ2hyb21lV0GGQ2hyb21lFlSu"
+    "a6mup9eBAXPFhwKZS9a8vwSDgQFV7oEBhoVWX1ZQOOCKsIEguoESU8CBAR9DtnUBAAAAAAACkueBAKBAi6HggQAA"
+    "ADADAJ0BKiAAEgACRwiFhYiZhIgMggHYBBMjbfj50VCeCzpA/vVrPrV3c15v8Jig0hs+OEhLJePq1frtRkX/6+ZV"
+    "HxZL3//5zBSBjiqP/4JP0xJBf8/ubYveqtgAdaGmpqTugQGlnzACAJ0BKiAAEgAHBwiFhYiZhIgmAgAHkPPJwP7w"
+    "XQCgQICh4IEAYwBRAgAJEIAAGNtsUEBMIHjhwD1urvD+1dfmMf9u8/7//GET4Cn/6+wfymf/6uev/E76ViGFZqbc"
+    "oA7bv//MXYj/vvi1cjF1xxySJ+/37bw5kXGpXZ2AWv5BsoCZgHWhmKaW7oEBpZGxAQAcETwAGAAYWC/0AAhwAPuB"
+    "AKDRobGBAMkA8QEACRCIABgAHkAv9AAZvHzYzDehNxcOOnYiaxFwW9Ti3X6DOyXtQPIy0AsAdaGYppbugQGlkbEB"
+    "ABwRLAAYABhYL/QACHAA+4FjoMWhpYEBKwARAgAJEHgAGAAkQC/0AC+QxvkAy8VL2eANcHzNtt9AAAB1oZimlu6B"
+    "AaWRsQEAHBEcABgAGFgv9AAIcAD7gcmg9qHVgQGPABECAAkQUAAYACpL//QAYu8nJAD+9Bi34rfUDOQf/UGf+QZ/"
+    "5Bn6m2ZJqnpJKssSqEaoVBgEvb/I+2NE1sq99wJUXYsD1LZegADlgKPn2s10AHWhmKaW7oEBpZGxAQAcEOwAGAAY"
+    "WC/0AAhwAPuCASug6qHJgQHzABECAAkQTAAYACRL//QAP6T3DAD+9L7v7ovtRVB//1aH/q0P/VofuO1Nhg43D8sY"
+    "6Ks2Ysq7yCULec/08j2AP3uYp73wAHWhmKaW7oEBpZGxAQAcENwAGAAYWC/0AAhwAPuCAY8cU7trjbuLs4EAt4b3"
+    "gQHxgcE="
+)
+"""Half a second of WebM, 32 by 18."""
+
+
+@needs_browser
+@pytest.mark.asyncio
+async def test_a_video_plays_in_place_beside_its_source(tmp_path):
+    """Its tile shows a frame of it; opened, it plays, and the source moves as it does."""
+    items = []
+    for number in range(3):
+        (tmp_path / f"{number}.webm").write_bytes(CLIP)
+        items.append((f"s-{number}", "done", [str(tmp_path / f"{number}.webm")]))
+    await a_run(tmp_path / "run.db", items)
+    _, page = await page_of(
+        tmp_path / "run.db", tmp_path, find_source=lambda _: tmp_path / "0.webm"
+    )
+    (tmp_path / "report.html").write_text(page)
+
+    async with browsing() as tab:
+        await tab.open((tmp_path / "report.html").as_uri())
+        framed = await tab.js(
+            "new Promise(done => { const look = () => {"
+            " const all = [...document.querySelectorAll('.tile video')];"
+            " all.every(v => v.videoWidth) ? done(all.length) : requestAnimationFrame(look); };"
+            " look(); })"
+        )
+        await tab.js("document.querySelector('.tile').click()")
+        played = await tab.js(
+            "(async () => { const [result, source] = document.querySelectorAll('#stage video');"
+            " result.muted = true;"
+            " const both = [result, source].map(v => new Promise(d => v.onplaying = d));"
+            " await result.play(); await Promise.all(both);"
+            " return [result.loop, source.muted]; })()"
+        )
+        sizes = await tab.js(
+            "[...document.querySelectorAll('#stage .tag')].map(e => e.textContent)"
+        )
+        stopped = await tab.js(
+            "new Promise(done => { const [result, source] ="
+            " document.querySelectorAll('#stage video');"
+            " source.onpause = () => done(source.paused); result.pause(); })"
+        )
+        await tab.key("Escape")
+        left = await tab.js("document.querySelectorAll('#stage video').length")
+
+    assert framed == 3
+    assert played == [True, True]
+    assert sizes == ["result 32 × 18", "source 32 × 18"]
+    assert stopped is True
+    assert left == 0
+    assert tab.problems == []
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+
+
+@needs_browser
+@pytest.mark.asyncio
+async def test_hidden_characters_are_seen(tmp_path):
+    """A turn of direction in a message cannot write the page's own words backwards."""
+    await a_run(tmp_path / "run.db", [("a", "failed", "no \u202egnp.evil\u0007 \u2028")])
+    _, page = await page_of(tmp_path / "run.db", tmp_path)
+    (tmp_path / "report.html").write_text(page)
+
+    async with browsing() as tab:
+        await tab.open((tmp_path / "report.html").as_uri())
+        told = await tab.js("document.querySelector('.tile .words').textContent")
+
+    assert told == "500; no \\u202egnp.evil\\u0007 \\u2028"
+
+
+@needs_browser
+@pytest.mark.asyncio
+async def test_a_taller_window_shows_more_rows(tmp_path):
+    """Without a scroll: as wide as before, but with room below."""
+    await a_run(tmp_path / "run.db", [(f"s-{n}", "failed", "no") for n in range(200)])
+    _, page = await page_of(tmp_path / "run.db", tmp_path)
+    (tmp_path / "report.html").write_text(page)
+    lowest = (
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done("
+        "Math.max(...[...document.querySelectorAll('.tile')]"
+        ".map(t => t.getBoundingClientRect().bottom))))))"
+    )
+
+    async with browsing(height=600) as tab:
+        await tab.open((tmp_path / "report.html").as_uri())
+        await tab.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=1400,
+            height=2400,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        bottom = await tab.js(lowest)
+
+    assert bottom >= 2400
+
+
+@needs_browser
+@pytest.mark.asyncio
+async def test_a_failed_item_shows_its_source_and_what_to_type(tmp_path):
+    """The picture that it was to be made of; the run's own journal and directory, quoted."""
+    source = picture(tmp_path / "originals" / "f.png")
+    items = [("f", "failed", "no"), ("g", "done", ["my results/g.png"])]
+    await a_run(tmp_path / "my run.db", items)
+    async with Journal(tmp_path / "my run.db", read_only=True) as journal:
+        report = await gather(journal, "my run.db", made_at=T0, find_source={"f": Path(source)}.get)
+    (tmp_path / "report.html").write_text(build_page(report, tmp_path))
+
+    async with browsing() as tab:
+        await tab.open((tmp_path / "report.html").as_uri())
+        told = {}
+        for item in "fg":
+            await tab.js(
+                f"[...document.querySelectorAll('.tile')]"
+                f".find(t => t.textContent.includes('{item}')).click()"
+            )
+            told[item] = await tab.js(
+                "[document.querySelector('.command').textContent,"
+                " document.querySelector('#stage').textContent,"
+                " document.querySelectorAll('#stage img').length]"
+            )
+            await tab.key("Escape")
+
+    assert told["f"][0] == (
+        "kie reconcile 'my run.db' --recreate f\nkie bulk --journal 'my run.db' --out 'my results/'"
+    )
+    assert told["f"][1].startswith("500; no")
+    assert told["f"][2] == 1
+    assert told["g"][0] == "kie wait task-1 --out 'my results/'"

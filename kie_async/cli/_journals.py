@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from attrs import frozen
 
+from kie_async.cli._escape import clean
 from kie_async.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +45,12 @@ class Where:
     @property
     def again(self) -> str:
         """The command that goes on with it."""
-        return f"kie {'worker' if self.shared else 'bulk'} --journal {self}"
+        return f"kie {'worker' if self.shared else 'bulk'} --journal {self.typed}"
+
+    @property
+    def typed(self) -> str:
+        """Its text as a shell takes it, whatever is in the name."""
+        return shlex.quote(clean(self, 2000))
 
     def __str__(self) -> str:
         """Return it as it may be typed again; a password is for ~/.pgpass or PGPASSWORD."""

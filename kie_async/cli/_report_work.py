@@ -7,9 +7,10 @@ import os
 import time
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit, Refused
@@ -20,6 +21,8 @@ from kie_async.cli._settings import connect
 from kie_async.errors import KieError
 from kie_async.report import (
     MARK,
+    PICTURES,
+    VIDEOS,
     Report,
     add_thumbnails,
     build_page,
@@ -34,7 +37,7 @@ AT_ONCE = 8
 """Sources that are fetched at the same time."""
 PATIENCE = 120.0
 """Seconds for one of them."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
+SUFFIXES = PICTURES | VIDEOS
 
 
 @frozen(kw_only=True)
@@ -63,6 +66,7 @@ async def make(wanted: Wanted, output: Output) -> int:
             journal,
             str(wanted.journal),
             made_at=time.time(),
+            again=wanted.journal.again,
             limit=wanted.limit,
             find_source=_finder(wanted.sources),
         )
@@ -95,21 +99,25 @@ async def _fetch(report: Report, directory: Path, output: Output) -> None:
     if not lacking:
         return
     room = asyncio.Semaphore(AT_ONCE)
-    got = 0
+    got = looked = 0
 
     async def one(kie: KieSession, source_id: str) -> None:
-        nonlocal got
+        nonlocal got, looked
         async with room:
-            try:
+            with suppress(KieError):  # too old, another account's, or gone: the page says so
                 task = await kie.get_task(source_id, timeout=PATIENCE)
-                files = await kie.download(task, directory, timeout=PATIENCE)
-            except KieError:  # too old, another account's, or gone: the page says so
-                return
-            got += bool(files)
+                # A picture task has six results; one of them is all that the page shows.
+                first = evolve(task, result_urls=task.result_urls[:1])
+                got += bool(await kie.download(first, directory, timeout=PATIENCE))
+            looked += 1
+            if output.live:
+                output.note(f"\r\033[Ksources {looked:,} of {len(lacking):,}\033[1A")
 
     async with connect(lambda _event: None) as kie, asyncio.TaskGroup() as group:
         for entry in lacking:
             group.create_task(one(kie, entry.item.source_id))
+    if output.live:
+        output.note("\r\033[K\033[1A")
     find = _finder(directory)
     for entry in lacking:
         entry.source = find(entry.item.source_id) if find is not None else None

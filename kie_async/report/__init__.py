@@ -7,12 +7,14 @@ the page.
 
 from __future__ import annotations
 
-from kie_async.report._gather import Entry, Figures, Report, gather
+from kie_async.report._gather import PICTURES, VIDEOS, Entry, Figures, Report, gather
 from kie_async.report._page import MARK, build_page
 from kie_async.report._thumbnails import add_thumbnails, can_make_thumbnails
 
 __all__ = [
     "MARK",
+    "PICTURES",
+    "VIDEOS",
     "Entry",
     "Figures",
     "Report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from array import array
 from collections import deque
 from collections.abc import Callable
@@ -9,14 +10,15 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
+from kie_async.bulk import audit
 from kie_async.journal import Counts, Item, ItemState, JournalStore
 
-__all__ = ["Entry", "Figures", "Report", "gather"]
+__all__ = ["PICTURES", "VIDEOS", "Entry", "Figures", "Report", "gather"]
 
 # What needs a person comes first; the rest of the room is for what is done, newest last.
 FIRST = (ItemState.IN_DOUBT, ItemState.FAILED, ItemState.SENDING, ItemState.SENT)
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
-VIDEOS = {".mp4", ".webm", ".mov", ".m4v"}
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"})
+VIDEOS = frozenset({".mp4", ".webm", ".mov", ".m4v"})
 
 
 @define
@@ -87,6 +89,7 @@ class Report:
 
     Attributes:
         journal: The journal's path, as it was given: for the commands.
+        again: The command that goes on with the run.
         made_at: Unix seconds.
         counts: The items in each state.
         figures: Of all items.
@@ -95,6 +98,7 @@ class Report:
     """
 
     journal: str
+    again: str
     made_at: float
     counts: Counts
     figures: Figures
@@ -111,6 +115,7 @@ async def gather(
     name: str,
     *,
     made_at: float,
+    again: str | None = None,
     limit: int = 10_000,
     root: Path | None = None,
     find_source: Finds | None = None,
@@ -121,6 +126,7 @@ async def gather(
         journal: The open journal.
         name: What to call it in commands.
         made_at: Now, in Unix seconds.
+        again: The command that goes on with the run; None takes `kie bulk`.
         limit: Items that are shown one by one, at most; doubts and failures first, then
             the last ones done.  Figures are of all.
         root: What relative file names in the journal begin from.
@@ -142,11 +148,12 @@ async def gather(
         shown += await journal.page(ItemState.PLANNED, limit=min(room, 500))
     return Report(
         journal=name,
+        again=again or f"kie bulk --journal {shlex.quote(name)}",
         made_at=made_at,
         counts=await journal.counts(),
         figures=figures,
         entries=[_entry(item, root, find_source) for item in (*shown, *latest)],
-        unexplained=None,
+        unexplained=(await audit(journal)).unexplained,
     )
 
 

@@ -47,7 +47,7 @@ def build_page(
         limit: Creates per *window* that the account allows, for the plot.
         window: Seconds.
     """
-    style, script = _part("page.css"), _part("page.js")
+    style, script = _part("page.css"), _part("stage.js") + _part("page.js")
     figures = report.figures
     values = {
         "mark": MARK,
@@ -144,7 +144,7 @@ def _notes(report: Report) -> Iterator[str]:
             "first, then the last ones done. The figures and plots are of all; "
             "kie report --limit shows more."
         )
-    if report.unexplained:
+    if report.unexplained is not None and abs(report.unexplained) >= 0.005:
         yield (
             f"{report.unexplained:g} credits left the account that no task on record explains: "
             "doubts, or another use of the account."
@@ -156,11 +156,22 @@ def _notes(report: Report) -> Iterator[str]:
 
 def _data(report: Report, directory: Path) -> dict[str, Any]:
     """Return what the page's script shows; `page.js` names the columns in the same order."""
+    out = shlex.quote(_out(report.entries))
     return {
         "journal": shlex.quote(report.journal),
+        "again": f"{report.again} --out {out}",
+        "out": out,
         "items": [_row(entry, directory) for entry in report.entries],
         "chunk": CHUNK,
     }
+
+
+def _out(entries: Sequence[Entry]) -> str:
+    """Return the directory of the results, as --out had it."""
+    for entry in reversed(entries):
+        if entry.item.files:
+            return f"{Path(entry.item.files[0]).parent}/"
+    return "results/"
 
 
 def _row(entry: Entry, directory: Path) -> list[Any]:
@@ -187,6 +198,7 @@ def _row(entry: Entry, directory: Path) -> list[Any]:
         shlex.quote(item.source_id),
         item.model,
         item.attempts,
+        shlex.quote(item.task_id or ""),
     ]
 
 

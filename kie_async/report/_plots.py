@@ -46,8 +46,10 @@ def over_time(times: Sequence[float], *, limit: int, window: float) -> str:
         f'<text class="limit" x="{WIDTH - RIGHT}" y="{y - 4:.1f}" text-anchor="end">'
         f"limit {limit}</text>"
     )
-    marks += _scale(top, _whole)
-    marks += [_tick(x, text) for x, text in _ticks(span, _clock)]
+    marks += _scale(top)
+    # The columns stand for whole windows, so the axis ends with the last of them.
+    end = len(columns) * together * window
+    marks += [_tick(x, text) for x, text in _ticks(end, _clock)]
     title = f"Tasks created in each {window:g} seconds, over the run, against the limit of {limit}"
     return _plot(title, marks)
 
@@ -80,7 +82,7 @@ def histogram(values: Sequence[float], *, what: str) -> str:
             f'<text class="mark" x="{x + offset:.1f}" y="{y}" text-anchor="{side}">'
             f"{name} {_seconds(value)}</text>"
         )
-    marks += _scale(top, _whole)
+    marks += _scale(top)
     marks += [_tick(x, text) for x, text in _ticks(end, _seconds)]
     return _plot(f"Distribution of {what}, in seconds", marks)
 
@@ -125,16 +127,16 @@ def _ticks(span: float, say: Callable[[float], str]) -> list[tuple[float, str]]:
     return [(LEFT + i * step / span * ACROSS, say(i * step)) for i in range(int(span / step) + 1)]
 
 
-def _scale(top: float, say: Callable[[float], str]) -> list[str]:
+def _scale(top: float) -> list[str]:
+    """Return the numbers of the upright axis: whole and round, for they count tasks."""
+    rough = max(1.0, top / 3)
+    size = 10 ** math.floor(math.log10(rough))
+    step = next(size * part for part in (1, 2, 5, 10) if size * part >= rough)
     return [
-        f'<text x="{LEFT - 6}" y="{TOP + DOWN * (1 - share) + 4:.1f}" text-anchor="end">'
-        f"{say(top * share)}</text>"
-        for share in (0.0, 0.5, 1.0)
+        f'<text x="{LEFT - 6}" y="{TOP + DOWN * (1 - count / top) + 4:.1f}" text-anchor="end">'
+        f"{count:,}</text>"
+        for count in range(0, math.floor(top) + 1, step)
     ]
-
-
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
 
 
 def _seconds(value: float) -> str:

@@ -5,7 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const names = ["source", "task", "state", "created", "completed", "noticed", "polls", "credits",
     "error", "files", "bytes", "kind", "before", "small", "ratio", "missing", "quoted", "model",
-    "attempts"];
+    "attempts", "called"];
   const items = data.items.map((row, index) => {
     const item = { index };
     names.forEach((name, n) => { item[name] = row[n]; });
@@ -18,12 +18,18 @@
   const titles = { in_doubt: "in doubt", sent: "running", sending: "sending" };
   const order = ["done", "failed", "in_doubt", "sending", "sent", "planned"];
   const view = { state: "", found: [], at: -1, open: -1 };
+  // What would not be seen, or would turn the text around it, is shown by its number.
+  const hidden = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+  const plain = (text) => String(text).replace(hidden, (char) => char === "\n" ? char
+    : `\\u${char.codePointAt(0).toString(16).padStart(4, "0")}`);
   const make = (tag, kind, text) => {
     const element = document.createElement(tag);
     if (kind) element.className = kind;
-    if (text !== undefined && text !== null) element.textContent = text;
+    if (text !== undefined && text !== null) element.textContent = plain(text);
     return element;
   };
+
+  const stage = stageOf(by, make, titles);
 
   // -- numbers as people say them
   const size = (bytes) => bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB`
@@ -55,9 +61,18 @@
     width = (wide + GAP) / columns - GAP;
     height = Math.round(width * 0.78) + 46;
     grid.style.height = `${Math.ceil(view.found.length / columns) * (height + GAP)}px`;
-    for (const tile of pool.values()) tile.remove();
-    pool.clear();
+    for (const [place, tile] of pool) drop(place, tile);
     draw();
+  };
+  const drop = (place, tile) => {
+    tile.querySelector("video")?.removeAttribute("src"); // its decoder is free at once
+    tile.remove();
+    pool.delete(place);
+  };
+  // Videos show a frame of theirs when scrolling rests: a decoder each costs too much before.
+  let resting = 0;
+  const frames = () => {
+    for (const video of grid.querySelectorAll("video:not([src])")) video.src = video.dataset.src;
   };
   const draw = () => {
     const top = grid.getBoundingClientRect().top;
@@ -65,22 +80,26 @@
     const last = Math.ceil((innerHeight - top + height) / (height + GAP));
     const from = first * columns, to = Math.min(view.found.length, last * columns);
     for (const [place, tile] of pool) {
-      if (place < from || place >= to) { tile.remove(); pool.delete(place); }
+      if (place < from || place >= to) drop(place, tile);
     }
-    const fresh = document.createDocumentFragment();
+    // Above goes before, below goes behind: Tab then follows what is seen.
+    const highest = Math.min(...pool.keys());
+    const above = document.createDocumentFragment(), below = document.createDocumentFragment();
     for (let place = from; place < to; place += 1) {
       if (!pool.has(place)) {
         const tile = tileOf(view.found[place], place);
         pool.set(place, tile);
-        fresh.append(tile);
+        (place < highest ? above : below).append(tile);
       }
     }
-    grid.append(fresh);
+    grid.prepend(above);
+    grid.append(below);
+    clearTimeout(resting);
+    resting = setTimeout(frames, 120);
   };
   const tileOf = (item, place) => {
     const tile = make("button", "tile");
     tile.type = "button";
-    tile.setAttribute("role", "listitem");
     tile.dataset.place = place;
     tile.style.cssText = `left:${(place % columns) * (width + GAP)}px;`
       + `top:${Math.floor(place / columns) * (height + GAP)}px;width:${width}px;height:${height}px`;
@@ -92,9 +111,10 @@
       image.src = address;
       image.onerror = () => picture.replaceChildren(make("span", "words", "the file cannot be shown"));
       picture.append(image);
+    } else if (item.kind === "video") {
+      picture.append(...moving(tile, item));
     } else {
-      picture.append(make("span", "words", item.kind === "video" ? "▶ video"
-        : item.error || (item.missing ? "the file is not there any more"
+      picture.append(make("span", "words", item.error || (item.missing ? "the file is not there any more"
           : item.state === "done" ? "not saved" : titles[item.state] || item.state)));
     }
     const label = make("span", "label"), more = make("span", "more");
@@ -106,6 +126,19 @@
     tile.onclick = () => show(place);
     tile.onfocus = () => { view.at = place; };
     return tile;
+  };
+
+  const moving = (tile, item) => {
+    const video = make("video");
+    video.muted = video.loop = video.playsInline = true;
+    video.preload = "metadata";
+    video.dataset.src = `${item.files[0]}#t=0.1`;
+    video.onerror = () => {
+      if (video.getAttribute("src")) video.replaceWith(make("span", "words", "video"));
+    };
+    tile.onmouseenter = () => { video.play().catch(() => {}); };
+    tile.onmouseleave = () => video.pause();
+    return [video, make("span", "play", "▶")];
   };
 
   // -- what is found, and in which order
@@ -152,10 +185,11 @@
 
   // -- one item
   const commands = (item) => {
-    const again = `kie bulk --journal ${data.journal} --out results/`;
+    const again = data.again;
     switch (item.state) {
-      case "done": return item.files.length && !item.missing ? []
-        : [["save its files again, for free", `kie wait ${item.task} --out results/`]];
+      case "done": return item.missing ? [["save its files again, for free",
+        `kie wait ${item.called} --out ${data.out}`]]
+        : item.files.length ? [] : [["save its files, for free", again]];
       case "failed": return [["try it again (it pays again)",
         `kie reconcile ${data.journal} --recreate ${item.quoted}\n${again}`]];
       case "in_doubt": return [["settle it by proof: task ids from Kie's log page in a file",
@@ -164,48 +198,6 @@
         + `kie reconcile ${data.journal} --not-created ${item.quoted}`]];
       default: return [["go on", again]];
     }
-  };
-  const stage = (item) => {
-    const place = by("stage");
-    place.replaceChildren();
-    place.classList.remove("held");
-    if (!item.files.length) {
-      place.append(make("p", "", item.error || (item.state === "done"
-        ? (item.missing ? "Its file is not there any more." : "Its result was not saved.")
-        : `No result: ${titles[item.state] || item.state}.`)));
-      return;
-    }
-    if (item.kind === "video") {
-      const video = make("video", "view");
-      video.controls = true;
-      video.preload = "metadata";
-      video.src = item.files[0];
-      place.append(video);
-      return;
-    }
-    const result = make("img", "view");
-    result.src = item.files[0];
-    result.alt = `Result of ${item.source}`;
-    result.onerror = () => place.replaceChildren(make("p", "", "The file cannot be shown."));
-    place.append(result);
-    if (!item.before) {
-      place.append(make("span", "tag left", "source not known"));
-      return;
-    }
-    const before = make("img", "view source");
-    before.src = item.before;
-    before.alt = `Source ${item.source}`;
-    const slider = make("input");
-    slider.type = "range";
-    slider.value = 50;
-    slider.step = 0.5;
-    slider.setAttribute("aria-label", "Source on the left, result on the right");
-    const cut = () => place.style.setProperty("--cut", `${slider.value}%`);
-    slider.oninput = cut;
-    cut();
-    place.append(before, make("span", "divider"), make("span", "tag left", "source"),
-      make("span", "tag right", "result"), slider);
-    before.onerror = () => { for (const e of [before, slider]) e.remove(); };
   };
   const facts = (item) => {
     const place = by("facts"), row = make("div", "row"), list = make("dl");
@@ -333,6 +325,7 @@
   new ResizeObserver(() => {
     if (grid.clientWidth !== known) { known = grid.clientWidth; layout(); }
   }).observe(grid);
+  addEventListener("resize", draw); // taller, and as wide as before
   search.oninput = find;
   sort.onchange = find;
   const asked = new URLSearchParams(location.hash.slice(1));
