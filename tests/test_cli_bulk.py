@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -121,6 +123,57 @@ def test_json_tells_everything(kie):
     assert events[-1]["done"] == 3
     assert events[-1]["exit_code"] == 0
     assert events[-1]["unexplained_credits"] == 0
+
+
+def test_without_a_directory_the_urls_are_printed(kie):
+    """As the help says: a result that is neither saved nor named would be lost when it expires."""
+    ids = kie.sources(2)
+
+    told = kie("bulk", "ids.txt", "--journal", "run.db", *FAST)
+    saved = kie("bulk", "--journal", "run.db", "--out", "results", *FAST)
+    kie.sources(1, "more.txt")
+    *_, result, _ = kie.lines("bulk", "more.txt", "--journal", "run.db", *FAST)
+
+    printed = dict(line.split("  ") for line in told.stdout.splitlines() if "  http" in line)
+    assert printed.keys() == set(ids)
+    assert all(url.startswith(kie.emulator.url) for url in printed.values())
+    assert "Nothing was saved" in told.stdout
+    assert "  http" not in saved.stdout
+    assert len(list((kie.folder / "results").iterdir())) == 2
+    assert result["result_urls"][0].startswith(kie.emulator.url)
+
+
+def steps(*told: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    """Return the commands to type next, as a shell would split them."""
+    lines = [line.strip() for each in told for line in f"{each.stdout}{each.stderr}".splitlines()]
+    lines = [re.sub(r"^(Next|To look at it): ", "", line) for line in lines]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("kie ")]
+
+
+def test_every_next_command_works_as_it_stands(kie):
+    """Typed without a change, whatever the journal is called."""
+    kie.sources(9)
+    kie.emulator.inject(Rule(route="task", action="fail", nth=1, code=500, msg="no"))
+    kie.emulator.inject(Rule(route="createTask", action="fin", when="after", nth=2))
+    kie.emulator.inject(Rule(route="createTask", action="envelope", nth=6, code=402))
+    journal = "my run's.db"
+
+    stopped = kie("bulk", "ids.txt", "--journal", journal, "--in-flight", "1", *FAST)
+    kie.emulator.clear_rules()
+    ran = {tuple(step): kie(*step) for step in steps(stopped)}
+    looks = steps(*ran.values())
+
+    assert stopped.returncode == 8
+    assert set(ran) == {
+        ("bulk", "--journal", journal, "--out", "results"),
+        ("journal", journal, "--doubts"),
+        ("journal", journal, "--state", "failed"),
+    }
+    assert [each.returncode for each in ran.values()] == [7, 0, 0]
+    assert ["reconcile", journal, "--recreate", "SOURCE_ID"] in looks
+    report = next(step for step in looks if step[0] == "report")
+    assert kie(*report).returncode == 0
+    assert (kie.folder / "report.html").exists()
 
 
 def test_a_dry_run_costs_nothing_and_writes_nothing(kie):

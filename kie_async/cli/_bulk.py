@@ -114,7 +114,7 @@ def bulk(
     With --json each line has "event" and "time", and:
       start     total, planned, done, credits, expected_credits
       result    source_id, task_id, status: done failed in_doubt not_sent,
-                seconds, credits, files, error
+                seconds, credits, result_urls, files, error
       progress  the figures of the run, every half minute
       summary   the figures, unexplained_credits, stopped_by, exit_code
 

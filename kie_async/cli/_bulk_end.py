@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from kie_async.bulk import Audit, Progress
 from kie_async.cli._bulk_view import duration, progress_fields
 from kie_async.cli._escape import clean
@@ -21,11 +24,12 @@ def tell_end(
     output: Output,
     *,
     seconds: float,
+    out: Path | None,
 ) -> int:
-    """Print the summary and return the exit code."""
+    """Print the summary and return the exit code; ``out`` is where the files went."""
     code = _code(progress, error)
     if not output.as_json:
-        for line in summary_lines(journal, progress, error, found, seconds):
+        for line in summary_lines(journal, progress, error, found, seconds, out):
             output.prose(line)
     output.event(
         "summary",
@@ -58,9 +62,11 @@ def summary_lines(
     error: KieError | None,
     found: Audit | None,
     seconds: float,
+    out: Path | None,
 ) -> list[str]:
-    """Return the summary, line by line."""
+    """Return the summary, line by line; what follows "Next:" can be typed as it stands."""
     name = clean(journal)
+    again = _again(journal, out)
     lines = [
         (
             f"{name}: {progress.done:,} done, {progress.failed:,} failed, "
@@ -74,25 +80,37 @@ def summary_lines(
     if error is not None:
         lines.append(f"Stopped: {clean(error)}")
     if progress.left or error is not None:
-        lines.append(f"  Next: {clean(journal.again)} (and the same options) goes on")
+        lines.append(f"{progress.left:,} left: it goes on with the same options, and no list")
+        lines.append(f"  Next: {again}")
     if progress.failed_downloads:
         lines.append(
-            f"{progress.failed_downloads:,} downloads failed; the tasks are paid and done, and "
-            "the same command saves them again for free"
+            f"{progress.failed_downloads:,} downloads failed: the tasks are paid and done, and "
+            "saving them again is free"
         )
+        lines.append(f"  Next: {again}")
     if progress.in_doubt:
         lines.append(
             f"{progress.in_doubt:,} in doubt: they may have been paid for and are not sent again"
         )
-        lines.append(f"  Next: kie journal {name} --doubts, then: kie reconcile {name} --help")
+        lines.append(f"  Next: kie journal {journal.typed} --doubts")
     if progress.failed:
-        lines.append(f"  Next: kie journal {name} --state failed shows why")
+        lines.append(f"{progress.failed:,} failed: documented as free, and not tried again")
+        lines.append(f"  Next: kie journal {journal.typed} --state failed")
+    if out is None and progress.done:
+        lines.append("Nothing was saved, and the results' URLs expire; saving is free")
+        lines.append(f"  Next: {again}")
+    elif progress.done and not progress.left:
+        lines.append(f"To look at it: kie report {journal.typed} -o report.html")
     lines += [
         f"Paid twice: {clean(double['source_id'])} has another task, {clean(double['task_id'])}"
         for double in (found.double_spends if found is not None else ())
     ]
     lines += _audit_lines(found)
     return lines
+
+
+def _again(journal: Where, out: Path | None) -> str:
+    return f"{journal.again} --out {shlex.quote(clean(out or 'results', 2000))}"
 
 
 def _audit_lines(found: Audit | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -140,7 +141,11 @@ class Ticker:
         from rich.text import Text
 
         console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        with Live(console=console, auto_refresh=False, transient=True) as live:
+        # Results that are written to a file or a pipe must not come to the screen instead.
+        ours = sys.stdout.isatty()
+        with Live(
+            console=console, auto_refresh=False, transient=True, redirect_stdout=ours
+        ) as live:
             while True:
                 lines = live_lines(
                     self._progress,

@@ -81,7 +81,7 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
         stopping = asyncio.create_task(stop_when_asked(bulk_run, stop, wanted.grace, output))
         ended_by: KieError | None = None
         try:
-            await collect(bulk_run, output)
+            await collect(bulk_run, output, urls=wanted.out is None)
         except KieError as stopped:
             ended_by = stopped
         finally:
@@ -89,7 +89,15 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             await ticker.stop()
         found = await _audited(kie, journal)
         spent = ticker.elapsed
-        return tell_end(wanted.journal, bulk_run.progress, ended_by, found, output, seconds=spent)
+        return tell_end(
+            wanted.journal,
+            bulk_run.progress,
+            ended_by,
+            found,
+            output,
+            seconds=spent,
+            out=wanted.out,
+        )
 
 
 def _file(where: Where) -> Path:
@@ -147,11 +155,17 @@ def _tell_start(wanted: Wanted, output: Output, counts: Counts, balance: float) 
     )
 
 
-async def collect(bulk_run: AsyncIterable[Outcome], output: Output) -> None:
-    """Take the outcomes as they come; tell the first failures one by one."""
+async def collect(bulk_run: AsyncIterable[Outcome], output: Output, *, urls: bool) -> None:
+    """Take the outcomes as they come; tell the first failures one by one.
+
+    With *urls* the results' addresses are printed: they are not saved.
+    """
     told = 0
     async for outcome in bulk_run:
         output.event("result", _result_fields(outcome))
+        if urls and outcome.task is not None and not output.as_json:
+            for url in outcome.task.result_urls:
+                output.result(f"{clean(outcome.source_id)}  {clean(url, 2000)}")
         if outcome.error is not None and told < LISTED:
             told += 1
             output.note(f"{clean(outcome.source_id)}: {clean(_shortly(outcome))}")
@@ -177,6 +191,7 @@ def _result_fields(outcome: Outcome) -> dict[str, Any]:
         "status": str(outcome.status),
         "seconds": task.duration if task is not None else None,
         "credits": task.credits_consumed if task is not None else None,
+        "result_urls": list(task.result_urls) if task is not None else [],
         "files": [str(path) for path in outcome.files],
         "error": None
         if error is None

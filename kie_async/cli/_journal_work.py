@@ -37,7 +37,13 @@ async def show(path: Where, doubts: bool, state: str | None, limit: int, output:
         if doubts:
             await _list_doubts(opened, output, path, limit)
         elif state:
-            await _list_items(opened.iterate(ItemState(state)), output, limit)
+            number = await _list_items(opened.iterate(ItemState(state)), output, limit)
+            if number and state == ItemState.FAILED and not output.as_json:
+                output.note(
+                    f"\nTo try one again, which pays again:\n"
+                    f"  kie reconcile {path.typed} --recreate SOURCE_ID\n"
+                    f"  {path.again} --out results/"
+                )
         else:
             await _show_counts(opened, output, path)
     return 0
@@ -48,7 +54,7 @@ async def _show_counts(opened: JournalStore, output: Output, path: Where) -> Non
     figures = {state: getattr(counts, state.value) for state in ItemState}
     columns = [Column("State"), Column("Items", right=True), Column("Waits for", below=True)]
     rows = [
-        [state.value, f"{number:,}", WAITS_FOR[state].format(clean(path), clean(path.again))]
+        [state.value, f"{number:,}", WAITS_FOR[state].format(path.typed, path.again)]
         for state, number in figures.items()
     ]
     output.table(columns, [*rows, ["total", f"{counts.total:,}", "-"]])
@@ -68,7 +74,8 @@ async def _show_counts(opened: JournalStore, output: Output, path: Where) -> Non
         )
 
 
-async def _list_items(rows: AsyncIterator[Item], output: Output, limit: int) -> None:
+async def _list_items(rows: AsyncIterator[Item], output: Output, limit: int) -> int:
+    """List them, and return how many there are."""
     listed: list[list[str]] = []
     number = 0
     async for item in rows:
@@ -86,6 +93,7 @@ async def _list_items(rows: AsyncIterator[Item], output: Output, limit: int) -> 
         output.note(f"... and {number - limit:,} more: --limit 0 lists all")
     if not number:
         output.note("none")
+    return number
 
 
 async def _list_doubts(opened: JournalStore, output: Output, path: Where, limit: int) -> None:
@@ -100,7 +108,7 @@ async def _list_doubts(opened: JournalStore, output: Output, path: Where, limit:
     if limit and number > limit:
         output.note(f"... and {number - limit:,} more: --limit 0 lists all")
     if number and not output.as_json:
-        name = clean(path)
+        name = path.typed
         output.note(
             f"\n{number:,} in doubt: each may have been paid for. Settle them by proof: copy the "
             "task ids of that time from Kie's log page into a file, then\n"
@@ -183,7 +191,8 @@ async def by_proof(path: Where, ids: list[str], output: Output) -> int:
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(tally.items()))
     output.note(f"{told or 'nothing to look at'}; {left} still in doubt.")
     if tally.get("settled"):
-        output.note(f"  Next: {clean(path.again)} collects what was settled")
+        output.note("What was settled is to be collected")
+        output.note(f"  Next: {path.again} --out results/")
     if tally.get("double"):
         output.note("Two tasks were paid for one source: see `double` above.")
     return int(Exit.IN_DOUBT) if left else 0
@@ -213,5 +222,5 @@ async def by_hand(
             output.event("decision", _item_fields(item))
             if not output.as_json:
                 output.result(f"{clean(source_id)}: now {item.state.value}")
-    output.note(f"  Next: {clean(path.again)} goes on")
+    output.note(f"  Next: {path.again} --out results/")
     return 0

@@ -108,7 +108,8 @@ async def _fetch(report: Report, directory: Path, output: Output) -> None:
                 task = await kie.get_task(source_id, timeout=PATIENCE)
                 # A picture task has six results; one of them is all that the page shows.
                 first = evolve(task, result_urls=task.result_urls[:1])
-                got += bool(await kie.download(first, directory, timeout=PATIENCE))
+                files = await kie.download(first, directory, timeout=PATIENCE)
+                got += bool(files)
             looked += 1
             if output.live:
                 output.note(f"\r\033[Ksources {looked:,} of {len(lacking):,}\033[1A")

@@ -79,7 +79,7 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
         stopping = asyncio.create_task(stop_when_asked(run, stop, wanted.grace, output))
         ended_by: KieError | None = None
         try:
-            await collect(run, output)
+            await collect(run, output, urls=wanted.out is None)
         except KieError as stopped:
             ended_by = stopped
         finally:
@@ -88,7 +88,13 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
         await run.count()
         found = await audit(journal)
         return tell_end(
-            wanted.journal, run.progress, ended_by, found, output, seconds=ticker.elapsed
+            wanted.journal,
+            run.progress,
+            ended_by,
+            found,
+            output,
+            seconds=ticker.elapsed,
+            out=wanted.out,
         )
 
 
@@ -109,5 +115,6 @@ async def submit_list(where: Where, items: ItemList, resolution: str | None, out
             f"{name}: {new:,} new, {counts.total:,} on record, {counts.planned:,} to create: at "
             f"most {cost:,.0f} credits."
         )
-        output.note(f"  Next: kie worker --journal {name} --out DIR, on any number of machines")
+        output.note("On any number of machines")
+        output.note(f"  Next: {where.again} --out results/")
     return 0

@@ -117,6 +117,8 @@ def _bar(x: float, step: float, share: float, told: str) -> str:
 
 
 def _tick(x: float, text: str) -> str:
+    if x > WIDTH - RIGHT - 24:  # the last one would be cut off at the edge
+        return f'<text x="{WIDTH}" y="{HEIGHT - 10}" text-anchor="end">{text}</text>'
     return f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>'
 
 
