@@ -176,6 +176,31 @@ def test_every_next_command_works_as_it_stands(kie):
     assert (kie.folder / "report.html").exists()
 
 
+def test_what_ends_a_command_tells_the_money_and_the_next_step(kie):
+    """A refused key, a file that is no journal, a run that is on: each its own step."""
+    kie.sources(1)
+    (kie.folder / "no.db").write_text("no journal")
+    held = kie.start("bulk", "-", "--journal", "run.db", "--json", *FAST)
+    assert held.stdout is not None
+    assert json.loads(held.stdout.readline())["event"] == "start"
+    kie.environment["KIE_API_KEY"], key = "wrong", kie.environment["KIE_API_KEY"]
+
+    refused = kie("bulk", "ids.txt", "--journal", "new.db")
+    kie.environment["KIE_API_KEY"] = key
+    strange = kie("journal", "no.db")
+    on = kie("bulk", "ids.txt", "--journal", "run.db")
+    held.communicate("", timeout=60)
+
+    assert (refused.returncode, strange.returncode, on.returncode) == (3, 1, 1)
+    assert "Nothing was paid for this." in refused.stderr
+    assert "Next: put a valid key into KIE_API_KEY, then: kie doctor" in refused.stderr
+    assert "what was paid before is on record" in strange.stderr
+    assert "kie bulk --help" in strange.stderr
+    assert "Next: let that run end" in on.stderr
+    told = json.loads(kie("journal", "no.db", "--json").stdout)
+    assert (told["maybe_charged"], told["exit_code"]) == (False, 1)
+
+
 def test_a_dry_run_costs_nothing_and_writes_nothing(kie):
     """It tells the price and the balance."""
     kie.sources(7)

@@ -34,7 +34,7 @@ def test_all_is_well_with_an_emulator(kie):
 
     lines = ended.out.splitlines()
     assert ended.code == 0, ended
-    assert "accepted (KIE_API_KEY); 1000 credits" in ended.out
+    assert "accepted (KIE_API_KEY); 1,000 credits" in ended.out
     assert "20 creates in any 10 s" in ended.out
     assert [line[6:14] for line in lines if line.startswith("warn")] == ["base URL"]
     assert not [line for line in lines if line.startswith("fail")]

@@ -55,6 +55,19 @@ def test_in_json_it_tells_what_upscale_tells(kie):
     assert sent(kie.api) == [{"prompt": "a", "duration": 7, "aspect_ratio": "3:2"}]
 
 
+def test_a_dash_is_the_input_from_stdin(kie):
+    """`kie run MODEL -i name=value --json -`: JSON in, JSON out."""
+    line = ("run", PICTURES, "-i", "prompt=b", "--json", "-")
+    ended = kie(*line, given=json.dumps({"prompt": "a", "aspect_ratio": "3:2"}))
+    both = kie(*line, "--input", "x.json", given="{}")
+
+    assert ended.code == 0, ended
+    assert ended.events("result")[0]["status"] == "done"
+    assert sent(kie.api) == [{"prompt": "b", "aspect_ratio": "3:2"}]
+    assert both.code == 2
+    assert both.objects[-1]["next"] == "kie run --help"
+
+
 def test_without_waiting_it_prints_the_id(kie):
     """Alone on stdout, so that a script can keep it; the next command collects it."""
     slowly(kie.api)

@@ -44,7 +44,7 @@ def credits(as_json: bool) -> int:
                 closing.cancel()
         output.event("credits", {"credits": balance})
         if not as_json:
-            output.result(f"{balance:g}")
+            output.result(f"{balance:.10g}")
         return 0
 
     return run(work)

@@ -12,14 +12,21 @@ from kie_async.cli._board import Row, status_of
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit
 from kie_async.errors import (
+    AuthenticationError,
+    InsufficientCreditsError,
+    JournalError,
+    JournalLockedError,
+    JournalTooNewError,
+    KeyQuotaError,
     KieConnectionError,
     KieError,
     NotFoundError,
     SessionClosedError,
+    StorageFullError,
     ValidationError,
 )
 
-__all__ = ["Advice", "advice_of", "advise", "first_step", "money_of"]
+__all__ = ["Advice", "advice_of", "advise", "first_money", "first_step", "money_of"]
 
 AT_ONCE = 50
 """Ids in one suggested command: more make a line that nobody wants to copy."""
@@ -44,6 +51,20 @@ MANY = {
     PERHAPS: "Each of them may have been paid for.",
     FREE: "The tasks ended; failed tasks are documented as free.",
 }
+
+
+LATER = "try the same again later; what is wrong meanwhile: kie doctor"
+STEPS: tuple[tuple[type[KieError], str], ...] = (
+    (AuthenticationError, "put a valid key into KIE_API_KEY, then: kie doctor"),
+    (InsufficientCreditsError, "add credits at https://kie.ai, then: kie credits"),
+    (KeyQuotaError, "raise the key's cap at https://kie.ai/api-key, then: kie credits"),
+    (KieConnectionError, "check the network and KIE_BASE_URL: kie doctor"),
+    (JournalLockedError, "let that run end; to look into it meanwhile: kie journal RUN.DB"),
+    (StorageFullError, "free some room, then the same again"),
+    (JournalTooNewError, "install the later version of kie_async, then the same again"),
+    (JournalError, "name the journal of a run, or of a new one: kie bulk --help"),
+)
+"""What to do after an error that concerns no single task; the first that fits."""
 
 
 @frozen
@@ -96,9 +117,16 @@ def money_of(row: Row) -> str:
 
 def first_step(error: KieError) -> str:
     """Return the next step after an error that concerns no single task."""
-    if isinstance(error, KieConnectionError):
-        return "check the network and KIE_BASE_URL: kie doctor"
-    return "try again later: kie credits"
+    return next((step for kind, step in STEPS if isinstance(error, kind)), LATER)
+
+
+def first_money(error: KieError) -> str:
+    """Say whether money may have been spent by what ended a whole command."""
+    if error.maybe_charged:
+        return PERHAPS
+    if isinstance(error, JournalError):
+        return "Nothing is sent without the journal; what was paid before is on record in it."
+    return "Nothing was paid for this."
 
 
 def _what(row: Row) -> str:

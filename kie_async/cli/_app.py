@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 import kie_async
-from kie_async.cli._advice import first_step
+from kie_async.cli._advice import first_money, first_step
 from kie_async.cli._config import SETTINGS, nearest
 from kie_async.cli._escape import clean
 from kie_async.cli._exits import Exit, Refused, exit_of
@@ -138,28 +138,33 @@ def run(arguments: Sequence[str]) -> int:
         result = kie.main(list(arguments), prog_name="kie", standalone_mode=False)
         return int(result) if isinstance(result, int) else int(Exit.OK)
     except Refused as refused:
-        return _told(output, str(refused), refused.step, int(refused.code))
+        return _told(output, str(refused), refused.step, int(refused.code), "Nothing was sent.")
     except click.UsageError as error:
         error.show(sys.stderr)
-        output.event("error", _error_fields(error.format_message(), "kie --help", Exit.USAGE))
+        step = f"{error.ctx.command_path} --help" if error.ctx is not None else "kie --help"
+        output.event("error", _error_fields(error.format_message(), step, Exit.USAGE, False))
         return int(Exit.USAGE)
     except click.ClickException as error:
         return _told(output, error.format_message(), "kie --help", int(Exit.OTHER))
     except (click.Abort, KeyboardInterrupt):
         return int(Exit.INTERRUPTED)
     except KieError as error:
-        code = exit_of(error)
-        return _told(output, str(error), first_step(error), int(code))
+        code, money = exit_of(error), first_money(error)
+        return _told(output, str(error), first_step(error), int(code), money, error.maybe_charged)
     except BrokenPipeError:
         return int(Exit.OTHER)
 
 
-def _told(output: Output, message: str, step: str, code: int) -> int:
+def _told(
+    output: Output, message: str, step: str, code: int, money: str = "", charged: bool = False
+) -> int:
     output.note(f"{output.emphasis('Error:')} {clean(message)}")
+    if money:
+        output.note(f"  {money}")
     output.note(f"  Next: {clean(step)}")
-    output.event("error", _error_fields(message, step, code))
+    output.event("error", _error_fields(message, step, code, charged))
     return code
 
 
-def _error_fields(message: str, step: str, code: int) -> dict[str, object]:
-    return {"message": message, "next": step, "exit_code": int(code)}
+def _error_fields(message: str, step: str, code: int, charged: bool) -> dict[str, object]:
+    return {"message": message, "maybe_charged": charged, "next": step, "exit_code": int(code)}

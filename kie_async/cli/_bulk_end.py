@@ -118,10 +118,10 @@ def _audit_lines(found: Audit | None) -> list[str]:
         return []
     if abs(found.unexplained) < 0.005:
         return ["Audit: every credit that left the account is explained by a task on record."]
-    doubts = f"; doubts explain up to {found.doubts_at_most:g}" if found.doubts else ""
+    doubts = f"; doubts explain up to {found.doubts_at_most:,.10g}" if found.doubts else ""
     return [
         (
-            f"Audit: {found.unexplained:g} credits are not explained by this journal{doubts}. "
+            f"Audit: {found.unexplained:,.10g} credits are not explained by this journal{doubts}. "
             "Another use of the account, or a refund that has not come yet, shows like that."
         )
     ]

@@ -70,7 +70,7 @@ def live_lines(
             f"waiting {progress.waiting_for_turn:,}   failed {progress.failed:,}   "
             f"in doubt {progress.in_doubt:,}"
         ),
-        f"{creates}   credits {progress.credits_spent:g}   files {progress.files:,}   "
+        f"{creates}   credits {progress.credits_spent:,.10g}   files {progress.files:,}   "
         f"{duration(elapsed)}, "
         + ("about " + duration(left) + " left" if left is not None else "nearly done"),
     ]
@@ -86,7 +86,7 @@ def plain_line(progress: Progress, left: float | None, elapsed: float) -> str:
     line = (
         f"{duration(elapsed)}: {progress.done:,} done, {progress.running:,} running, "
         f"{progress.failed:,} failed, {progress.in_doubt:,} in doubt, {progress.left:,} left, "
-        f"{progress.credits_spent:g} credits"
+        f"{progress.credits_spent:,.10g} credits"
     )
     return line if left is None else f"{line}, about {duration(left)} to go"
 

@@ -129,7 +129,7 @@ def _tell_start(wanted: Wanted, output: Output, counts: Counts, balance: float) 
     seconds = to_do // wanted.rate.limit * wanted.rate.window
     known = f"{counts.total:,} on record ({counts.done:,} done)" if counts.total else "a new run"
     if listed is None:
-        output.note(f"A list from stdin, {known}; balance {balance:g} credits.")
+        output.note(f"A list from stdin, {known}; balance {balance:,.10g} credits.")
     elif not listed:
         output.note(
             f"Going on: {known}, {to_do:,} to create: at most {cost:,.0f} credits "

@@ -124,7 +124,7 @@ async def _key(config: Config) -> Finding:
             step = "put a valid key into KIE_API_KEY; look at its IP list at https://kie.ai/api-key"
             return fail("key", f"refused ({_origin(config)}): {clean(error.message)}", step)
         return fail("account", clean(error.message), "try again later: kie credits")
-    return ok("key", f"accepted ({_origin(config)}); {balance:g} credits")
+    return ok("key", f"accepted ({_origin(config)}); {balance:,.10g} credits")
 
 
 def _tell(finding: Finding, output: Output) -> None:

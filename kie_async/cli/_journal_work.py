@@ -70,7 +70,7 @@ async def _show_counts(opened: JournalStore, output: Output, path: Where) -> Non
     )
     if found.unexplained is not None and not output.as_json:
         output.result(
-            f"\nCredits: {found.explained:g} on record, {found.unexplained:g} unexplained."
+            f"\nCredits: {found.explained:,.10g} on record, {found.unexplained:,.10g} unexplained."
         )
 
 

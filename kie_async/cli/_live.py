@@ -113,5 +113,5 @@ def _sum(rows: Sequence[Row], seconds: float, width: int) -> Text:
         line.append("  ")
     told = [f"{len(ended)}/{len(rows)} ended", f"{running} running"]
     told += [f"{n} {s.replace('_', ' ')}" for s, n in sorted(count.items()) if s != "done"]
-    told += [f"{credits:g} credits"] if credits else []
+    told += [f"{credits:,.10g} credits"] if credits else []
     return line.append(", ".join([*told, f"{seconds:.1f} s"]))

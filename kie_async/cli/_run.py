@@ -50,6 +50,7 @@ class Request:
 
 @click.command("run")
 @click.argument("model", shell_complete=complete_model)
+@click.argument("stdin", metavar="[-]", required=False, type=click.Choice(["-"]))
 @click.option(
     "-i",
     "--field",
@@ -72,6 +73,7 @@ def run_command(
     context: click.Context,
     /,
     model: str,
+    stdin: str | None,
     out: Path | None,
     timeout: float,
     callback_url: str | None,
@@ -83,7 +85,8 @@ def run_command(
     """Run any model and wait for its result. It costs credits.
 
     MODEL is a name such as grok-imagine/text-to-image. Those of `kie models` are checked
-    before anything is sent; any other is sent as it is.
+    before anything is sent; any other is sent as it is. With - the input is JSON from stdin,
+    as with --input -.
 
     \b
     Fields:
@@ -99,11 +102,16 @@ def run_command(
       kie run grok-imagine/text-to-image -i prompt="a lighthouse" --out results/
       kie run grok-imagine/text-to-video -i prompt=@p.txt -i duration=6 --no-wait
       kie run some/other-model --input input.json --json
+      make-input | kie run some/other-model -i seed=7 --json -
 
     With --json the objects are those of `kie upscale`, with source_id null; with --no-wait
     one with event "created", model, task_id; with --dry-run one with event "request".
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     output = Output(as_json=as_json)
+    if stdin is not None:
+        if given["whole"] is not None:
+            raise click.UsageError("- and --input both give the whole input: choose one")
+        given["whole"] = stdin
     request = _request(model, output, **given)
     if dry_run:
         return show_request(request, output)

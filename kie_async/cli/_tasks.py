@@ -146,6 +146,6 @@ def _cells(row: Row) -> list[str]:
         clean(task.model or "-"),
         clean(task.raw.get("state", task.state)),
         "-" if age is None else f"{age:.1f}",
-        "-" if task.credits_consumed is None else f"{task.credits_consumed:g}",
+        "-" if task.credits_consumed is None else f"{task.credits_consumed:,.10g}",
         urls or (said if task.failed else "") or "-",
     ]

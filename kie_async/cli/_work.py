@@ -210,7 +210,7 @@ def _sum(rows: Sequence[Row]) -> str:
     ends = [row.ended for row in rows if row.ended is not None]
     seconds = max(ends) - min(starts) if starts and ends else 0.0
     told = ", ".join(f"{number} {status}" for status, number in count.most_common())
-    return f"{told}; {credits:g} credits; {seconds:.1f} s."
+    return f"{told}; {credits:,.10g} credits; {seconds:.1f} s."
 
 
 def _table_of(rows: Sequence[Row], *, upscaled: bool) -> tuple[list[Column], list[list[str]]]:
@@ -246,6 +246,6 @@ def _cells(row: Row) -> list[str]:
         clean(state),
         "-" if row.seconds is None else f"{row.seconds:.1f}",
         str(row.polls),
-        "-" if credits is None else f"{credits:g}",
+        "-" if credits is None else f"{credits:,.10g}",
         "\n".join(clean(result, 2000) for result in results) or "-",
     ]

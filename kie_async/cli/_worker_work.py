@@ -62,7 +62,7 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
         counts = await journal.counts()
         output.note(
             f"{wanted.journal}: {counts.total:,} on record, {counts.planned:,} to create; "
-            f"balance {await kie.get_credits():g} credits."
+            f"balance {await kie.get_credits():,.10g} credits."
         )
         run = kie.work(
             journal,

@@ -146,7 +146,7 @@ def _notes(report: Report) -> Iterator[str]:
         )
     if report.unexplained is not None and abs(report.unexplained) >= 0.005:
         yield (
-            f"{report.unexplained:g} credits left the account that no task on record explains: "
+            f"{report.unexplained:,.10g} credits left the account that no task on record explains: "
             "doubts, or another use of the account."
         )
 
