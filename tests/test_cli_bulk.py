@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from kie_async.bulk import BulkItem, Progress
 from kie_async.cli._bulk_input import ItemList, parse
-from kie_async.cli._bulk_view import bar, duration, eta, live_lines, plain_line
+from kie_async.cli._bulk_view import Ticker, bar, duration, eta, live_lines, plain_line
 from kie_async.cli._journal import STATES
+from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
 from kie_async.emulator import Rule
 from kie_async.journal import ItemState
@@ -467,9 +468,37 @@ def test_the_live_view_fits(width, total):
 
     lines = live_lines(progress, Rate(20, 10.0), 20, 3600.0, 60.0, width)
 
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert all(len(line) <= width for line in lines)
     assert plain_line(progress, None, 5.0)
+
+
+def test_nothing_is_cut_off_on_eighty_columns():
+    """A hundred thousand tasks, in the middle of the night."""
+    progress = Progress(
+        total=100_000, done=41_234, running=12_345, waiting_for_turn=1_234, failed=1_234,
+        in_doubt=123, credits_spent=412_340.0, files=41_000, loaded=True,
+    )  # fmt: skip
+
+    lines = live_lines(progress, Rate(20, 10.0), 20, 29_000.0, 21_000.0, 79)
+
+    assert lines == [line[:79] for line in lines]
+    assert lines[0].endswith("43%  42,591 of 100,000")
+    assert lines[1].endswith("in doubt 123")
+    assert lines[2].endswith("files 41,000")
+    assert lines[3] == "5 h 50 min, about 8 h 03 min left"
+
+
+def test_a_list_that_is_known_counts_whole_from_the_start():
+    """Though the run has read only the beginning of it."""
+    read = Progress(total=4_000, done=100)
+
+    known = Ticker(Output(), read, Rate(20, 10.0), lambda: 0, listed=100_000)._progress
+    assert (known.total, known.left, known.loaded) == (100_000, 99_900, True)
+    assert Ticker(Output(), read, Rate(20, 10.0), lambda: 0)._progress is read  # from stdin
+
+    read.total, read.loaded = 99_000, True  # a thousand were doubled
+    assert Ticker(Output(), read, Rate(20, 10.0), lambda: 0, listed=100_000)._progress is read
 
 
 def test_the_estimate_is_never_faster_than_the_account_allows():

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from attrs import evolve
+
 from kie_async.bulk import Progress
 from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
@@ -70,7 +72,7 @@ def live_lines(
             f"waiting {progress.waiting_for_turn:,}   failed {progress.failed:,}   "
             f"in doubt {progress.in_doubt:,}"
         ),
-        f"{creates}   credits {progress.credits_spent:,.10g}   files {progress.files:,}   "
+        f"{creates}   credits {progress.credits_spent:,.10g}   files {progress.files:,}",
         f"{duration(elapsed)}, "
         + ("about " + duration(left) + " left" if left is not None else "nearly done"),
     ]
@@ -95,11 +97,18 @@ class Ticker:
     """Shows a run's progress until it is stopped."""
 
     def __init__(
-        self, output: Output, progress: Progress, rate: Rate, in_window: Callable[[], int | None]
+        self,
+        output: Output,
+        progress: Progress,
+        rate: Rate,
+        in_window: Callable[[], int | None],
+        *,
+        listed: int | None = None,
     ) -> None:
-        """Belong to the running loop."""
+        """Belong to the running loop; ``listed`` is how many ids there are, if that is known."""
         self._output = output
-        self._progress = progress
+        self._read = progress
+        self._listed = listed
         self._rate = rate
         self._in_window = in_window
         self._began = time.monotonic()
@@ -117,6 +126,13 @@ class Ticker:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+
+    @property
+    def _progress(self) -> Progress:
+        """The progress of the whole list, also while the run has read only a part of it."""
+        if self._read.loaded or not self._listed:
+            return self._read
+        return evolve(self._read, total=max(self._read.total, self._listed), loaded=True)
 
     def _left(self) -> float | None:
         if self._began_left is None or self._progress.left > self._began_left:
@@ -155,7 +171,7 @@ class Ticker:
                     self.elapsed,
                     console.width - 1,
                 )
-                styles = ["green", "", "dim", "yellow", "bold yellow"]
+                styles = ["green", "", "dim", "dim", "yellow", "bold yellow"]
                 texts = [Text(x, style=s) for x, s in zip(lines, styles, strict=False)]
                 live.update(Group(*texts), refresh=True)
                 await asyncio.sleep(LIVE)

@@ -76,7 +76,13 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             return 0
         await note_balance(journal, balance, first=True)
         bulk_run = _started(wanted, kie, journal)
-        ticker = Ticker(output, bulk_run.progress, wanted.rate, lambda: limiter.in_window)
+        ticker = Ticker(
+            output,
+            bulk_run.progress,
+            wanted.rate,
+            lambda: limiter.in_window,
+            listed=wanted.count,
+        )
         ticker.start()
         stopping = asyncio.create_task(stop_when_asked(bulk_run, stop, wanted.grace, output))
         ended_by: KieError | None = None
