@@ -410,7 +410,12 @@ def test_the_demo_upscales_and_saves_pictures(run, tmp_path):
 # -- terminals -----------------------------------------------------------------------------
 
 
-def on_a_terminal(start: Callable[..., Any], *arguments: str, **env: str) -> tuple[int, str]:
+def on_a_terminal(
+    start: Callable[..., Any],
+    *arguments: str,
+    seen: Callable[[subprocess.Popen[Any], bytes], None] = lambda _process, _shown: None,
+    **env: str,
+) -> tuple[int, str]:
     """Run `kie` on a terminal of 80 columns; return its code and all that it showed."""
     ours, theirs = pty.openpty()
     size = {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24", **env}
@@ -425,6 +430,7 @@ def on_a_terminal(start: Callable[..., Any], *arguments: str, **env: str) -> tup
         if not more:
             break
         shown += more
+        seen(process, shown)
     os.close(ours)
     return process.wait(PATIENCE), shown.decode()
 
@@ -437,6 +443,24 @@ def test_a_terminal_is_shown_moving_lines_and_then_the_table(api, start):
     assert "0/1 ended, 1 running" in shown
     assert shown.rindex("\x1b[?25h") < shown.rindex("Source")
     assert "new task " in shown[shown.rindex("Source") :]
+
+
+def test_leaving_at_once_gives_the_cursor_back(api, start, tmp_path):
+    """After the second Ctrl-C of a bulk run: and the words how to go on."""
+    slowly(api, 1000.0)
+    (tmp_path / "ids.txt").write_text(api.add_source_task())
+    waiting_for = [b"running 1", b"Stopping"]
+
+    def interrupt(process: subprocess.Popen[Any], shown: bytes) -> None:
+        if waiting_for and waiting_for[0] in shown:
+            del waiting_for[0]
+            process.send_signal(signal.SIGINT)
+
+    code, shown = on_a_terminal(start, *["bulk", "ids.txt", "--journal", "run.db"], seen=interrupt)
+
+    assert code == 130
+    assert shown.rindex("\x1b[?25l") < shown.rindex("\x1b[?25h")
+    assert "Next: kie bulk ids.txt --journal run.db\r\n" in shown
 
 
 @pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)

@@ -8,9 +8,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from kie_async.cli._journals import NEW_JOURNAL, Where
+from kie_async.cli._app import kie as command_line
+from kie_async.cli._journals import NEW_JOURNAL, Where, typed
 from tests.cli_tools import Kie, kie_fixture, until
 from tests.postgres_servers import POSTGRES, Postgres, postgres_server
 
@@ -49,7 +51,7 @@ def test_a_list_is_submitted_worked_on_and_looked_at(kie: Kie, url: str):
     told = kie("bulk", str(path), "--journal", url)
     assert told.code == 0
     assert "12 new, 12 on record, 12 to create: at most 120 credits" in " ".join(told.out.split())
-    assert f"kie worker --journal {url}" in " ".join(told.err.split())
+    assert f"kie worker --journal '{url}'" in " ".join(told.err.split())
 
     first = kie.start("worker", "--journal", url, "--out", "out", "--json", *FAST)
     other = kie.start("worker", "--journal", url, "--out", "out", "--json", *FAST)
@@ -89,7 +91,7 @@ def test_a_doubt_is_settled_by_hand_and_worked_on(kie: Kie, url: str):
     settled = kie("reconcile", url, "--recreate", doubt["source_id"])
     assert settled.code == 0
     assert "now planned" in settled.out
-    assert f"kie worker --journal {url}" in " ".join(settled.err.split())
+    assert f"kie worker --journal '{url}'" in " ".join(settled.err.split())
     assert kie("worker", "--journal", url, *FAST).code == 0
 
 
@@ -129,6 +131,21 @@ def test_what_cannot_work_says_what_to_do(
     assert ended.code != 0
     assert said in " ".join(ended.err.split())
     assert "Traceback" not in ended.err
+
+
+def test_the_command_to_type_again_has_no_password():
+    """It stands in the summary, which is pasted into chats."""
+    words = (
+        "worker",
+        "--journal",
+        "postgresql://kie:canary-pass@db/x#night",
+        "--out",
+        "my results",
+    )
+    with click.Context(command_line, obj=words):
+        told = typed()
+
+    assert told == "kie worker --journal 'postgresql://kie@db/x#night' --out 'my out'"
 
 
 def test_a_password_is_not_shown():

@@ -135,7 +135,9 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     try:
-        result = kie.main(list(arguments), prog_name="kie", standalone_mode=False)
+        result = kie.main(
+            list(arguments), prog_name="kie", standalone_mode=False, obj=tuple(arguments)
+        )
         return int(result) if isinstance(result, int) else int(Exit.OK)
     except Refused as refused:
         return _told(output, str(refused), refused.step, int(refused.code), "Nothing was sent.")

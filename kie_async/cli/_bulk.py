@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kie_async.cli._journals import NEW_JOURNAL, Where
+from kie_async.cli._journals import NEW_JOURNAL, Where, typed
 from kie_async.cli._output import Output
 from kie_async.cli._running import run
 from kie_async.cli._settings import (
@@ -140,6 +140,7 @@ def bulk(
         items=items,
         count=count,
         journal=journal,
+        again=typed(),
         allow_private=allow_private or on_loopback(),
         **options,
     )

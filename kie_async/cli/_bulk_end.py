@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
-
 from kie_async.bulk import Audit, Progress
 from kie_async.cli._bulk_view import duration, progress_fields
 from kie_async.cli._escape import clean
@@ -24,12 +21,24 @@ def tell_end(
     output: Output,
     *,
     seconds: float,
-    out: Path | None,
+    again: str,
+    saving: bool,
 ) -> int:
-    """Print the summary and return the exit code; ``out`` is where the files went."""
+    """Print the summary and return the exit code.
+
+    Args:
+        journal: The run.
+        progress: Where it stands.
+        error: What stopped it.
+        found: What the audit found.
+        output: Where to.
+        seconds: How long it took.
+        again: The command that was typed.
+        saving: True if the results were to be saved.
+    """
     code = _code(progress, error)
     if not output.as_json:
-        for line in summary_lines(journal, progress, error, found, seconds, out):
+        for line in summary_lines(journal, progress, error, found, seconds, again, saving):
             output.prose(line)
     output.event(
         "summary",
@@ -62,11 +71,11 @@ def summary_lines(
     error: KieError | None,
     found: Audit | None,
     seconds: float,
-    out: Path | None,
+    again: str,
+    saving: bool,
 ) -> list[str]:
     """Return the summary, line by line; what follows "Next:" can be typed as it stands."""
     name = clean(journal)
-    again = _again(journal, out)
     lines = [
         (
             f"{name}: {progress.done:,} done, {progress.failed:,} failed, "
@@ -80,7 +89,7 @@ def summary_lines(
     if error is not None:
         lines.append(f"Stopped: {clean(error)}")
     if progress.left or error is not None:
-        lines.append(f"{progress.left:,} left: it goes on with the same options, and no list")
+        lines.append("The same again goes on, and repeats nothing")
         lines.append(f"  Next: {again}")
     if progress.failed_downloads:
         lines.append(
@@ -96,9 +105,9 @@ def summary_lines(
     if progress.failed:
         lines.append(f"{progress.failed:,} failed: documented as free, and not tried again")
         lines.append(f"  Next: kie journal {journal.typed} --state failed")
-    if out is None and progress.done:
+    if progress.done and not progress.left and not saving:
         lines.append("Nothing was saved, and the results' URLs expire; saving is free")
-        lines.append(f"  Next: {again}")
+        lines.append(f"  Next: {journal.again} --out results/")
     elif progress.done and not progress.left:
         lines.append(f"To look at it: kie report {journal.typed} -o report.html")
     lines += [
@@ -107,10 +116,6 @@ def summary_lines(
     ]
     lines += _audit_lines(found)
     return lines
-
-
-def _again(journal: Where, out: Path | None) -> str:
-    return f"{journal.again} --out {shlex.quote(clean(out or 'results', 2000))}"
 
 
 def _audit_lines(found: Audit | None) -> list[str]:

@@ -120,6 +120,11 @@ class Ticker:
         show = self._live() if self._output.live else self._plain()
         self._task = asyncio.get_running_loop().create_task(show)
 
+    def last_words(self, again: str) -> str:
+        """Return what is to be said when a second signal ends it at once."""
+        shown = "\x1b[?25h" if self._output.live else ""  # the live view hides the cursor
+        return f"{shown}\nLeft at once; what was paid is on record.\n  Next: {again}\n"
+
     async def stop(self) -> None:
         """Take the live lines away."""
         if self._task is not None:

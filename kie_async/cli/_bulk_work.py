@@ -48,6 +48,7 @@ class Wanted:
     items: ItemList
     count: int | None
     journal: Where
+    again: str
     resolution: str | None
     out: Path | None
     name: str
@@ -83,6 +84,7 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             lambda: limiter.in_window,
             listed=wanted.count,
         )
+        stop.last_words = lambda: ticker.last_words(wanted.again)
         ticker.start()
         stopping = asyncio.create_task(stop_when_asked(bulk_run, stop, wanted.grace, output))
         ended_by: KieError | None = None
@@ -102,7 +104,8 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             found,
             output,
             seconds=spent,
-            out=wanted.out,
+            again=wanted.again,
+            saving=wanted.out is not None,
         )
 
 

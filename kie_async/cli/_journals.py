@@ -17,10 +17,21 @@ if TYPE_CHECKING:
     from kie_async.journal import Journal
     from kie_async.worker import QueuedJournal
 
-__all__ = ["JOURNAL", "NEW_JOURNAL", "Where"]
+__all__ = ["JOURNAL", "NEW_JOURNAL", "Where", "typed"]
 
 RUN = "run"
 _URL = re.compile(r"postgres(ql)?://")
+
+
+def typed() -> str:
+    """Return the command line that is at work, to be typed again; a password is left out."""
+    words = click.get_current_context().find_root().obj or ()
+    return shlex.join(["kie", *(clean(_without_password(word), 2000) for word in words)])
+
+
+def _without_password(text: str) -> str:
+    shown = re.sub(r"(//[^/@]*?):[^/@]*@", r"\1@", text)
+    return re.sub(r"(?<=password=)[^&\s]*", "...", shown)
 
 
 @frozen
@@ -56,9 +67,7 @@ class Where:
         """Return it as it may be typed again; a password is for ~/.pgpass or PGPASSWORD."""
         if self.path is not None:
             return str(self.path)
-        shown = re.sub(r"(//[^/@]*?):[^/@]*@", r"\1@", self.url)
-        shown = re.sub(r"(?<=password=)[^&\s]*", "...", shown)
-        return f"{shown}#{self.run}"
+        return f"{_without_password(self.url)}#{self.run}"
 
     def look(self) -> Journal | QueuedJournal:
         """Return it, not open yet, for looking only."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kie_async.cli._bulk import grace_option, in_flight_option, name_option, task_timeout_option
-from kie_async.cli._journals import NEW_JOURNAL, Where
+from kie_async.cli._journals import NEW_JOURNAL, Where, typed
 from kie_async.cli._output import Output
 from kie_async.cli._running import run
 from kie_async.cli._settings import (
@@ -89,7 +89,11 @@ def worker(
     check_key()
     prepared(out)
     wanted = Wanted(
-        journal=journal, out=out, allow_private=allow_private or on_loopback(), **options
+        journal=journal,
+        again=typed(),
+        out=out,
+        allow_private=allow_private or on_loopback(),
+        **options,
     )
     output = Output(as_json=as_json)
     return run(lambda stop: work(wanted, output, stop))

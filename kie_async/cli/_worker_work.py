@@ -31,6 +31,7 @@ class Wanted:
     """What the command line asked for."""
 
     journal: Where
+    again: str
     out: Path | None
     name: str
     rate: Rate
@@ -75,6 +76,7 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             forever=wanted.forever,
         )
         ticker = Ticker(output, run.progress, rate, lambda: None)
+        stop.last_words = lambda: ticker.last_words(wanted.again)
         ticker.start()
         stopping = asyncio.create_task(stop_when_asked(run, stop, wanted.grace, output))
         ended_by: KieError | None = None
@@ -94,7 +96,8 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             found,
             output,
             seconds=ticker.elapsed,
-            out=wanted.out,
+            again=wanted.again,
+            saving=wanted.out is not None,
         )
 
 
