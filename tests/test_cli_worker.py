@@ -145,7 +145,7 @@ def test_the_command_to_type_again_has_no_password():
     with click.Context(command_line, obj=words):
         told = typed()
 
-    assert told == "kie worker --journal 'postgresql://kie@db/x#night' --out 'my out'"
+    assert told == "kie worker --journal 'postgresql://kie@db/x#night' --out 'my results'"
 
 
 def test_a_password_is_not_shown():
