@@ -81,9 +81,13 @@ class RequestRetried(Event):
 
 @frozen(kw_only=True)
 class TaskCreated(Event):
-    """A create was accepted; the task is paid for and its id is known."""
+    """A create was accepted; the task is paid for and its id is known.
+
+    ``seconds`` is how long its last request took.
+    """
 
     model: str
+    seconds: float | None = None
 
 
 @frozen(kw_only=True)
@@ -113,11 +117,15 @@ class TaskOrphaned(Event):
 
 @frozen(kw_only=True)
 class CreateInDoubt(Event):
-    """A create may have been paid for, and its task id is unknown."""
+    """A create may have been paid for, and its task id is unknown.
+
+    ``seconds`` is how long an answer was waited for.
+    """
 
     model: str
     reason: str
     reference: str | None = None
+    seconds: float | None = None
 
 
 @frozen(kw_only=True)
@@ -133,6 +141,7 @@ class FileSaved(Event):
 
     path: Path
     size: int
+    seconds: float | None = None
 
 
 Hook = Callable[[Event], None]

@@ -90,7 +90,10 @@ async def test_saving_twice_asks_once(tmp_path):
 
     assert again == first
     assert len(host.requests) == 1
-    assert told == [FileSaved(task_id="task-1", path=first[0], size=len(PNG))]
+    assert 0 < told[0].seconds < 30
+    assert told == [
+        FileSaved(task_id="task-1", path=first[0], size=len(PNG), seconds=told[0].seconds)
+    ]
 
 
 @pytest.mark.asyncio

@@ -10,8 +10,18 @@ import pytest
 
 from kie_async import instrumentation
 from kie_async.errors import KieConnectionError
-from kie_async.instrumentation import Event, FileSaved, RequestRefused, TaskCreated, TurnTaken
+from kie_async.instrumentation import (
+    CreateInDoubt,
+    Event,
+    FileSaved,
+    RequestRefused,
+    RequestSent,
+    TaskChanged,
+    TaskCreated,
+    TurnTaken,
+)
 from kie_async.integrations import LoggingHook, OpenTelemetryHook
+from kie_async.models import TaskState
 from tests.clock import jumping
 from tests.conftest import CANARY_KEY
 from tests.fakes import FakeAPI, session_on
@@ -35,7 +45,8 @@ async def test_events_are_log_records_with_their_facts(caplog):
     records = [r for r in caplog.records if r.name == "kie_async.events"]
     created = next(r for r in records if r.kie_event == "task_created")
     assert created.kie_task_id == "0" * 32
-    assert created.getMessage() == f"task_created task_id={'0' * 32} model=grok-imagine/upscale"
+    facts = f"task_id={'0' * 32} model=grok-imagine/upscale seconds=0.100"
+    assert created.getMessage() == f"task_created {facts}"
     assert [r.kie_event for r in records][-1] == "task_changed"
     assert all(r.levelno >= logging.INFO for r in records)
 
@@ -110,6 +121,38 @@ async def test_a_task_has_its_spans_and_metrics():
         told
     )
     assert told["kie.task.duration"][0].sum == pytest.approx(10.0)
+
+
+def length(span) -> float:
+    """Return the seconds of a span."""
+    return (span.end_time - span.start_time) / 1e9
+
+
+def test_spans_are_as_long_as_what_they_tell_of():
+    """Also the wait for a task that another process has created."""
+    hook, spans, _ = otel()
+    hook(TaskCreated(task_id="t", model="m", seconds=5.0))
+    hook(CreateInDoubt(model="m", reason="lost", seconds=30.0))
+    hook(FileSaved(task_id="t", path=Path("x"), size=1, seconds=20.0))
+    hook(TaskChanged(task_id="u", state=TaskState.SUCCESS, polls=2, duration=60.0, lateness=1.0))
+
+    created, doubt, saved, waited = spans.get_finished_spans()
+    assert length(created) == pytest.approx(5.0, abs=1.0)
+    assert length(doubt) == pytest.approx(30.0, abs=1.0)
+    assert length(saved) == pytest.approx(20.0, abs=1.0)
+    assert length(waited) == pytest.approx(61.0, abs=1.0)
+
+
+@jumping
+async def test_events_tell_how_long_a_create_took():
+    """The request alone: neither its turn nor the wait for the task."""
+    seen = []
+    async with session_on(FakeAPI(), hooks=[seen.append]) as kie:
+        await kie.upscale("source")
+
+    (sent,) = [e for e in seen if isinstance(e, RequestSent) and e.route == "createTask"]
+    (created,) = [e for e in seen if isinstance(e, TaskCreated)]
+    assert created.seconds == pytest.approx(sent.seconds, abs=0.01)
 
 
 @jumping

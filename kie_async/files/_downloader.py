@@ -134,6 +134,7 @@ class Downloader:
         raise problem
 
     async def _saved(self, part: Part, task_id: str, url: str) -> Path:
+        began = asyncio.get_running_loop().time()
         try:
             if (found := await self._claimed(part)) is not None:
                 return found
@@ -143,7 +144,8 @@ class Downloader:
             if part.is_open:
                 await in_thread(part.close)
         if self._hooks:
-            self._hooks.emit(FileSaved(task_id=task_id, path=final, size=size))
+            seconds = asyncio.get_running_loop().time() - began
+            self._hooks.emit(FileSaved(task_id=task_id, path=final, size=size, seconds=seconds))
         return final
 
     async def _claimed(self, part: Part) -> Path | None:

@@ -88,9 +88,16 @@ class OpenTelemetryHook:
         elif isinstance(event, TaskChanged):
             self._task_changed(event)
         elif isinstance(event, FileSaved):
-            self._span("kie.save", event.task_id, {"kie.file.size": event.size})
+            size: dict[str, str | int] = {"kie.file.size": event.size}
+            self._span("kie.save", event.task_id, size, start=_ago(event.seconds))
         elif isinstance(event, CreateInDoubt):
-            self._span("kie.create", None, {"kie.model": event.model}, failure=event.reason)
+            self._span(
+                "kie.create",
+                None,
+                {"kie.model": event.model},
+                failure=event.reason,
+                start=_ago(event.seconds),
+            )
         self._count(event)
 
     def _count(self, event: Event) -> None:
@@ -107,7 +114,13 @@ class OpenTelemetryHook:
             self._events.add(1, {"kind": type(event).__name__})
 
     def _task_created(self, event: TaskCreated) -> None:
-        context = self._span("kie.create", event.task_id, {"kie.model": event.model}, link=False)
+        context = self._span(
+            "kie.create",
+            event.task_id,
+            {"kie.model": event.model},
+            start=_ago(event.seconds),
+            link=False,
+        )
         self._created[event.task_id or ""] = (context, time.time_ns())
         if len(self._created) > REMEMBERED:
             self._created.popitem(last=False)
@@ -122,12 +135,14 @@ class OpenTelemetryHook:
             self._lateness.record(event.lateness)
         failure = "the task failed" if event.state is TaskState.FAIL else None
         began = self._created.get(event.task_id or "")
+        taken = None if event.duration is None else event.duration + (event.lateness or 0.0)
         self._span(
             "kie.wait",
             event.task_id,
             {"kie.polls": event.polls, "kie.state": event.state.value},
             failure=failure,
-            start=began[1] if began is not None else None,
+            # Created by an earlier process, or too long ago: as far back as Kie's record says.
+            start=began[1] if began is not None else _ago(taken),
         )
 
     def _span(
@@ -150,3 +165,8 @@ class OpenTelemetryHook:
             span.set_status(Status(StatusCode.ERROR, failure))
         span.end()
         return span.get_span_context()
+
+
+def _ago(seconds: float | None) -> int | None:
+    """Return when something began that ends now, in nanoseconds; None is now."""
+    return None if seconds is None else time.time_ns() - int(seconds * 1e9)

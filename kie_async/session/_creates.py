@@ -83,7 +83,7 @@ class Order:
     created_at: float | None = None
     in_flight: bool = False
     section: asyncio.Task[None] | None = None
-    sent_at: float = 0.0
+    sent_at: float | None = None
     reference: str | None = None
     reports: int = 0
     abandoned: str | None = None
@@ -282,13 +282,13 @@ class Creates:
             error.maybe_charged = answer.verdict not in (Verdict.REJECTED, Verdict.NOT_SENT)
             return CreateAnswer(verdict=answer.verdict, task_id=answer.task_id, error=error)
         if order.task_id is None and answer.task_id is not None:
-            order.task_id, order.created_at = answer.task_id, order.sent_at or None
+            order.task_id, order.created_at = answer.task_id, order.sent_at
         return answer
 
     def _learn(self, order: Order, answer: CreateAnswer) -> None:
         """Tell the lane, and fill in the order."""
         if isinstance(answer.error, (RateLimitError, MaintenanceError)):
-            self._lane.refused(answer.error, order.sent_at, self._time())
+            self._lane.refused(answer.error, order.sent_at or 0.0, self._time())
         elif answer.verdict in (Verdict.ACCEPTED, Verdict.REJECTED):
             self._lane.let_through()
         if answer.task_id is not None:
@@ -301,7 +301,11 @@ class Creates:
     def _tell(self, order: Order, answer: CreateAnswer) -> None:
         if answer.task_id is not None:
             if self._hooks:
-                self._hooks.emit(TaskCreated(task_id=answer.task_id, model=order.model))
+                self._hooks.emit(
+                    TaskCreated(
+                        task_id=answer.task_id, model=order.model, seconds=self._took(order)
+                    )
+                )
             if order.abandoned:
                 self.orphan(order, order.abandoned)
         elif answer.verdict in (Verdict.IN_DOUBT, Verdict.REPORTED) and answer.error is not None:
@@ -322,8 +326,16 @@ class Creates:
             logger.warning("a create of %s is in doubt: %s", order.model, reason)
         if self._hooks:
             self._hooks.emit(
-                CreateInDoubt(model=order.model, reason=reason, reference=order.reference)
+                CreateInDoubt(
+                    model=order.model,
+                    reason=reason,
+                    reference=order.reference,
+                    seconds=self._took(order),
+                )
             )
+
+    def _took(self, order: Order) -> float | None:
+        return None if order.sent_at is None else self._time() - order.sent_at
 
     def abandon(self, order: Order, reason: str) -> None:
         """The caller is gone: give the id to the hooks, now or when it comes."""
