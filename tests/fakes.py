@@ -20,6 +20,23 @@ def envelope(code: int, msg: str = "", data: Any = None, status: int = 200) -> R
     return Response(status, {}, json.dumps({"code": code, "msg": msg, "data": data}).encode())
 
 
+class Altered:
+    """A module of which some functions are others: for whoever imports it, not for all.
+
+    ``monkeypatch.setattr(_part, "os", Altered(os, write=full))``; with ``setattr(os, ...)``
+    a write of pytest, of a thread or of a test long over would meet the fake too.
+    """
+
+    def __init__(self, module: Any, **others: Callable[..., Any]) -> None:
+        """Stand in for *module*."""
+        self._module = module
+        self.__dict__.update(others)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the module has."""
+        return getattr(self._module, name)
+
+
 class FakeAPI:
     """Creates tasks and lets them end after ``duration`` seconds of loop time.
 

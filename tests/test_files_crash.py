@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import random
 import sys
 import threading
@@ -17,6 +18,7 @@ from kie_async.files import Downloader
 from kie_async.files import _part as part_module
 from kie_async.files._threads import in_thread
 from kie_async.transport import ResultTransport
+from tests.fakes import Altered
 from tests.file_hosts import (
     PNG,
     Host,
@@ -38,12 +40,17 @@ class Killed(BaseException):
     """Stands for a `kill -9` at one place."""
 
 
+def kill(*_args, **_named):
+    """End at once, as far as one process can play that."""
+    raise Killed
+
+
 POINTS = {
-    "before the sync": (part_module.os, "fsync"),
-    "between sync and rename": (part_module, "moved_to"),
-    "before the folder's sync": (part_module, "sync_folder"),
-    "before the part is removed": (part_module.Part, "_remove"),
-    "before the look": (part_module.Part, "examine"),
+    "before the sync": (part_module, "os", Altered(os, fsync=kill)),
+    "between sync and rename": (part_module, "moved_to", kill),
+    "before the folder's sync": (part_module, "sync_folder", kill),
+    "before the part is removed": (part_module.Part, "_remove", kill),
+    "before the look": (part_module.Part, "examine", kill),
 }
 
 
@@ -51,14 +58,10 @@ POINTS = {
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_kill_near_the_end_costs_no_second_download(point, tmp_path, monkeypatch):
     """D18: the next run finds the whole part or the file, and asks for nothing."""
-
-    def kill(*args, **kwargs):
-        raise Killed
-
     host = Host()
     async with hosted(host, tmp_path) as downloader:
         with monkeypatch.context() as patch:
-            patch.setattr(*POINTS[point], kill)
+            patch.setattr(*POINTS[point])
             with pytest.raises(Killed):
                 await downloader.save(task(host.url))
         for name in finals(tmp_path):

@@ -15,7 +15,9 @@ import pytest
 from kie_async import DownloadError, StorageFullError
 from kie_async.errors import KieError
 from kie_async.files import _part as part_module
+from kie_async.files import _place as place_module
 from kie_async.transport import ResultTransport, _results
+from tests.fakes import Altered
 from tests.file_hosts import (
     JPEG,
     MP4,
@@ -185,6 +187,14 @@ async def test_without_a_strong_tag_nothing_is_resumed(tag, tmp_path):
     assert "range" not in host.requests[1].lower()
 
 
+def begun(part):
+    """Let a part be as if all had come before."""
+    part.open()
+    part.start(TAG, None)
+    part.append(PNG)
+    part.close()
+
+
 @pytest.mark.asyncio
 async def test_416_for_what_is_all_there_is_the_end(tmp_path):
     """D07: everything had come, only nobody had told the length."""
@@ -193,10 +203,7 @@ async def test_416_for_what_is_all_there_is_the_end(tmp_path):
     async with hosted(host, tmp_path) as downloader:
         part = part_module.Part(tmp_path / "out", "task-1", "task-1", 0)
         (tmp_path / "out").mkdir()
-        part.open()
-        part.start(TAG, None)
-        part.append(PNG)
-        part.close()
+        await asyncio.to_thread(begun, part)
         saved = await downloader.save(task(host.url))
 
     assert saved[0].read_bytes() == PNG
@@ -376,16 +383,16 @@ async def test_everything_ends_by_the_deadline(tmp_path):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_full_disk_keeps_what_came(number, tmp_path, monkeypatch):
     """D15: StorageFullError, and the next run resumes."""
-    host, real = Host(), os.write
+    host = Host()
 
     def full(descriptor, data):
         if os.lseek(descriptor, 0, os.SEEK_END) >= 1000:
             raise OSError(number, os.strerror(number))
-        return real(descriptor, data[:1000])
+        return os.write(descriptor, data[:1000])
 
     async with hosted(host, tmp_path) as downloader:
         with monkeypatch.context() as patch:
-            patch.setattr(part_module.os, "write", full)
+            patch.setattr(part_module, "os", Altered(os, write=full))
             with pytest.raises(StorageFullError, match="make room"):
                 await downloader.save(task(host.url))
         saved = await downloader.save(task(host.url))
@@ -540,13 +547,13 @@ async def test_a_part_that_another_run_holds_is_told(tmp_path):
     """And is not touched."""
     (tmp_path / "out").mkdir()
     held = part_module.Part(tmp_path / "out", "task-1", "task-1", 0)
-    held.open()
+    await asyncio.to_thread(held.open)
     host = Host()
 
     async with hosted(host, tmp_path) as downloader:
         with pytest.raises(DownloadError, match="by another run") as caught:
             await downloader.save(task(host.url))
-    held.close()
+    await asyncio.to_thread(held.close)
 
     assert caught.value.retryable
     assert host.requests == []
@@ -611,7 +618,7 @@ async def test_without_hard_links_nothing_is_overwritten_either(number, tmp_path
     def link(*args, **kwargs):
         raise OSError(number, "no links here")
 
-    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(place_module, "os", Altered(os, link=link))
     host = Host()
 
     async with hosted(host, tmp_path) as downloader:
@@ -635,7 +642,7 @@ async def test_a_link_that_fails_otherwise_is_told(tmp_path, monkeypatch):
     host = Host()
     async with hosted(host, tmp_path) as downloader:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "link", link)
+            patch.setattr(place_module, "os", Altered(os, link=link))
             with pytest.raises(DownloadError, match="input/output"):
                 await downloader.save(task(host.url))
         saved = await downloader.save(task(host.url))
@@ -648,14 +655,13 @@ async def test_a_link_that_fails_otherwise_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
 async def test_a_folder_that_cannot_be_synced(number, tmp_path, monkeypatch):
     """A share that has no such thing is taken as it is; a failing disk is told."""
-    real = os.fsync
 
     def fsync(descriptor):
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(number, "no")
-        real(descriptor)
+        os.fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(place_module, "os", Altered(os, fsync=fsync))
     host = Host()
 
     async with hosted(host, tmp_path) as downloader:

@@ -31,6 +31,7 @@ from kie_async.errors import (
 )
 from kie_async.journal import Counts, ItemState, Journal, PlannedItem, _planning, _storage
 from kie_async.journal._schema import SCHEMA, Schema
+from tests.fakes import Altered
 
 
 def items(*names: str) -> list[PlannedItem]:
@@ -703,7 +704,7 @@ async def test_no_room_for_the_ballast_stops_before_anything(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_storage.os, "fsync", full)
+    monkeypatch.setattr(_storage, "os", Altered(os, fsync=full))
 
     with pytest.raises(StorageFullError, match="No space left"):
         await Journal.open(tmp_path / "run.db")
