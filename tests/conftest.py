@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from kie_async import limiter
+from tests.hygiene import _no_blocking, choose_loop, pytest_addoption
+
+__all__ = ["_no_blocking", "pytest_addoption"]  # pytest finds them here
 
 CANARY_KEY = "canary-key-7f3a91c2d4"  # searched for after the suite: see test_secrets.py
 CANARY_HMAC = "canary-hmac-55b0e8aa17"
@@ -26,8 +29,9 @@ class _LeakFinder(logging.Handler):
             _leaks.append(f"{record.name}: a canary in a log record")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Listen at DEBUG from the first test to the last."""
+    choose_loop(config)
     for name in ("kie_async", "aiohttp", "asyncio"):
         found = logging.getLogger(name)
         found.addHandler(_LeakFinder(logging.DEBUG))

@@ -141,10 +141,10 @@ class BulkRun:
         async with AsyncExitStack() as stack:
             journal = self._given
             if journal is None:
-                folder = stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix="kie-", ignore_cleanup_errors=True)
-                )
-                journal = await stack.enter_async_context(Journal(Path(folder) / "run.db"))
+                folder = tempfile.TemporaryDirectory(prefix="kie-", ignore_cleanup_errors=True)
+                # A large run's journal takes its time to delete: not on the loop's.
+                stack.push_async_callback(asyncio.to_thread, folder.cleanup)
+                journal = await stack.enter_async_context(Journal(Path(folder.name) / "run.db"))
             outcomes = await stack.enter_async_context(aclosing(self._results_of(journal)))
             async for outcome in outcomes:
                 yield outcome
