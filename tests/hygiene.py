@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -65,6 +68,14 @@ def choose_loop(config: pytest.Config) -> None:
         config.pluginmanager.register(OtherLoop())
 
 
+def _caller() -> str:
+    """Return the place in kie_async that the call came from."""
+    frames = [
+        one for one in traceback.extract_stack() if f"{os.sep}kie_async{os.sep}" in one.filename
+    ]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+
+
 @contextmanager
 def never_blocking() -> Iterator[list[str]]:
     """Let blocking calls of kie_async on a running loop fail; yield what was called.
@@ -78,11 +89,12 @@ def never_blocking() -> Iterator[list[str]]:
     class Noted(blockbuster.BlockingError):
         def __init__(self, func: str) -> None:
             super().__init__(func)
-            called.append(func)
+            called.append(f"{func} by {_caller()}")
 
     detector = BlockBuster(["kie_async"], excluded_modules=ASIDE)
-    for function in detector.functions.values():  # a log's handler is its owner's
-        function.can_block_in("logging/__init__.py", {"callHandlers"})
+    for function in detector.functions.values():
+        function.can_block_in("logging/__init__.py", {"callHandlers"})  # the owner's handlers
+        function.can_block_in("redis/utils.py", {"get_lib_version"})  # for each connection
     # One folder for a run without a journal of the user's: made in a thread, it could stay
     # behind when the run is cancelled meanwhile.
     detector.functions["os.mkdir"].can_block_in("tempfile.py", {"mkdtemp"})
