@@ -4,11 +4,11 @@
     python benchmarks/waiting.py --smoke
 
 Memory is the slope of this process's resident set from 500 to 3,000 waiting callers, of
-tasks that never end, while nothing is asked; each client in a process of its own.  fal-client is beside ours if it
-is installed (``pip install -r benchmarks/requirements.txt``).  Connections are counted by
-the server.  Other costs of waiting are elsewhere: a wake among 100,000 in ``polling.py
---wake``, a million ids in ``bulk.py``, and the CPU of an item is here, beside that of its
-two requests alone.
+tasks that never end, while nothing is asked; each client in a process of its own.
+fal-client is beside ours if it is installed (``pip install -r
+benchmarks/requirements.txt``).  Connections are counted by the server.  Other costs of
+waiting are elsewhere: a wake among 100,000 in ``polling.py --wake``, a million ids in
+``bulk.py``, and the CPU of an item is here, beside that of its two requests alone.
 """
 
 from __future__ import annotations
