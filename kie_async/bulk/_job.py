@@ -56,8 +56,8 @@ class Caller(Protocol):
     async def create(self, order: Any) -> str:
         """Create the task, however long its turn takes; return its id."""
 
-    async def wait(self, order: Any) -> Task:
-        """Wait for the result, however long it takes."""
+    async def wait(self, order: Any, timeout: float) -> Task:
+        """Wait for the result, *timeout* seconds at most."""
 
     async def look(self, task_id: str) -> Task:
         """Ask for the task once."""
@@ -185,20 +185,16 @@ class Job:
     async def _waited(self, order: Order) -> Task:
         limit = self.tools.task_timeout
         try:
-            async with asyncio.timeout(limit):
-                task = await self.tools.caller.wait(order)
-        except KieError:
-            raise
-        except TimeoutError:
-            pass
-        else:
-            self.credits = task.credits_consumed
-            return task
-        raise WaitTimeoutError(
-            f"not done after {limit:g} s; the task goes on - run the same again to collect it",
-            task_id=order.task_id,
-            maybe_charged=True,
-        )
+            task = await self.tools.caller.wait(order, limit)
+        except WaitTimeoutError as late:
+            raise WaitTimeoutError(
+                f"not done after {limit:g} s; the task goes on - run the same again to collect it",
+                task=late.task,
+                task_id=order.task_id,
+                maybe_charged=True,
+            ) from None
+        self.credits = task.credits_consumed
+        return task
 
     async def _created(self, record: JournalRecord) -> Order:
         """Create the task; an API that cannot be reached is waited for."""

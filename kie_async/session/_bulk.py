@@ -24,7 +24,7 @@ __all__ = ["BulkCaller", "callback_maker", "saver"]
 
 
 class BulkCaller:
-    """Creates and waits without a deadline of its own; a close of the session ends it."""
+    """Creates without a deadline of its own; a close of the session ends it."""
 
     def __init__(self, engine: Engine) -> None:
         """Serve the runs of one session."""
@@ -59,9 +59,9 @@ class BulkCaller:
             return await steps.create()
         raise steps.late()
 
-    async def wait(self, order: Order) -> Task:
-        """Wait for the order's task, however long it takes; it counts the polls."""
-        with self._engine.within(None, order) as steps:
+    async def wait(self, order: Order, timeout: float) -> Task:
+        """Wait for the order's task, *timeout* seconds at most; it counts the polls."""
+        with self._engine.within(timeout, order) as steps:
             return await steps.wait()
         raise steps.late()
 
