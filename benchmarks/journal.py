@@ -9,7 +9,6 @@ callers included.  `aiosqlite` is measured beside it if it is installed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import resource
@@ -23,6 +22,11 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+if not __package__:  # run by its path: the repository is not on the path then
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks._measure import Report, options, table, versions
 
 WRITERS = 100
 TICK = 0.001
@@ -172,29 +176,42 @@ async def million(folder: Path, count: int) -> dict[str, float]:
 CASES = {"journal": journal, "naive": naive, "aiosqlite": aiosqlite, "million": million}
 
 
-def main() -> None:
-    """Run each case in a process of its own and print what it cost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a short form")
-    parser.add_argument("--case", choices=CASES, help="one case, in this process, as JSON")
-    parser.add_argument("--size", type=int, help="items per writer; rows for `million`")
-    options = parser.parse_args()
+GOALS = {
+    "journal": {"cpu_us": 30.0, "stall_p99_ms": 5.0},
+    "million": {"resume_growth_mib": 10.0, "load_growth_mib": 10.0},
+}
+
+
+def main() -> int:
+    """Run each case in a process of its own and print what it cost; return the exit code."""
+    asked = options(
+        __doc__,
+        ("--case", {"choices": CASES, "help": "one case, in this process, as JSON"}),
+        ("--size", {"type": int, "help": "items per writer; rows for `million`"}),
+    )
     sizes = {"journal": 200, "naive": 50, "aiosqlite": 50, "million": 1_000_000}
-    if options.smoke:
+    if asked.smoke:
         sizes = {"journal": 10, "naive": 3, "aiosqlite": 3, "million": 20_000}
-    if options.case:
+    if asked.case:
         with tempfile.TemporaryDirectory() as folder:
-            size = options.size or sizes[options.case]
-            print(json.dumps(asyncio.run(CASES[options.case](Path(folder), size))))
-        return
+            size = asked.size or sizes[asked.case]
+            print(json.dumps(asyncio.run(CASES[asked.case](Path(folder), size))))
+        return 0
+    report, rows = Report(), []
     for name, size in sizes.items():
         if name == "aiosqlite" and find_spec("aiosqlite") is None:
-            print(f"{name:10} not installed")
+            print("aiosqlite is left out: not installed")
             continue
         command = [sys.executable, __file__, "--case", name, "--size", str(size)]
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        print(f"{name:10}", "  ".join(f"{k} {v}" for k, v in json.loads(shown).items()))
+        goals = GOALS.get(name, {})
+        for figure, value in json.loads(shown).items():
+            goal = report.judge(f"{name} {figure}", value, goals[figure]) if figure in goals else ""
+            rows.append([name, figure, f"{value:,}", goal])
+    print(table(["case", "figure", "measured", "goal"], rows))
+    print(versions("kie_async", "aiosqlite"))
+    return report.end(smoke=asked.smoke)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,32 +1,39 @@
 """What a turn costs: with nobody waiting, and with 1, 1,000 and 100,000 in line.
 
-    python -m benchmarks.limiter [--smoke]
+    python benchmarks/limiter.py [--smoke]
 
 Medians of 5 rounds in one process; peers are shown if they are installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import importlib
 import itertools
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
+if not __package__:  # run by its path: the repository is not on the path then
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks._measure import Report, options, table, versions
 from kie_async.limiter import SlidingWindowLimiter
+
+BARE = "a bare await"
 
 
 async def _per_call(what: Callable[[], Awaitable[object]], count: int) -> float:
     """Return nanoseconds per awaited call, median of 5 rounds."""
     rounds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(count):
             await what()
-        rounds.append((time.perf_counter() - start) / count * 1e9)
+        rounds.append((time.process_time() - start) / count * 1e9)
     return statistics.median(rounds)
 
 
@@ -49,7 +56,7 @@ async def free(count: int) -> dict[str, float]:
             pass
 
     found = {
-        "a bare await": await _per_call(bare, count),
+        BARE: await _per_call(bare, count),
         "acquire + finish": await _per_call(never_full, count),
         "the same, window turning over": await _per_call(comes_back, count),
         "with await acquire()": await _per_call(as_block, count),
@@ -92,19 +99,25 @@ async def in_line(waiting: int, passed: int) -> tuple[float, float, int]:
     return cost, size, swaps
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a second")
-    smoke = parser.parse_args().smoke
-    for name, cost in asyncio.run(free(2_000 if smoke else 100_000)).items():
-        print(f"{name:<32}{cost:8.0f} ns")
-    for waiting in (1, 1_000, 10_000 if smoke else 100_000):
-        cost, size, swaps = asyncio.run(in_line(waiting, 1_000 if smoke else 20_000))
-        print(
-            f"{waiting:>7} in line:{cost:8.2f} µs CPU a caller with its task,"
-            f" {size:6.0f} bytes each, {swaps} out of order"
-        )
+def main() -> int:
+    """Measure, print, and return the exit code."""
+    asked = options(__doc__)
+    report, rows = Report(), []
+    found = asyncio.run(free(2_000 if asked.smoke else 100_000))
+    for name, cost in found.items():
+        rows.append(["nobody waits", name, f"{cost / found[BARE]:.1f} bare awaits", ""])
+    for waiting in (1, 1_000, 10_000 if asked.smoke else 100_000):
+        cost, size, swaps = asyncio.run(in_line(waiting, 1_000 if asked.smoke else 20_000))
+        line = f"{waiting:,} in line"
+        rows.append([line, "a caller, his asyncio task included", f"{cost:.1f} µs of CPU", ""])
+        rows.append([line, "memory of a caller with his task", f"{size:.0f} bytes", ""])
+        goal = report.judge(f"out of order, {line}", swaps, 0)
+        rows.append([line, "callers who left out of order", f"{swaps}", goal])
+    print(table(["limiter", "what", "cost", "goal"], rows))
+    print(versions("kie_async", "aiolimiter"))
+    print("a turn of a shared store: benchmarks/shared_limiter.py")
+    return report.end(smoke=asked.smoke)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
