@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
 
 import pytest
@@ -468,16 +467,6 @@ def test_another_loop_is_told_so():
     run_jumping(elsewhere())
     first.run_until_complete(kie.close())
     first.close()
-
-
-@jumping
-async def test_another_process_is_told_so(monkeypatch):
-    """A fork shares sockets; using them from both sides would mix answers."""
-    async with session_on(FakeAPI()) as kie:
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-        with pytest.raises(WrongLoopError):
-            await kie.get_credits()
-        monkeypatch.undo()
 
 
 @jumping

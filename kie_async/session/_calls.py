@@ -27,8 +27,8 @@ class Call(Generic[T]):
 
     __slots__ = ("before", "due", "ended", "fired", "line", "subject", "task")
 
-    def __init__(self, subject: T) -> None:
-        task = asyncio.current_task()
+    def __init__(self, subject: T, loop: asyncio.AbstractEventLoop) -> None:
+        task = asyncio.current_task(loop)  # named: to look for it is a system call
         assert task is not None  # noqa: S101 - a coroutine that awaits runs in a task
         self.task: asyncio.Task[Any] = task
         self.before = task.cancelling()
@@ -87,7 +87,7 @@ class Calls(Generic[T]):
         When they are over the task is cancelled, and ``timed_out`` tells that from a
         cancellation by somebody else.
         """
-        call = Call(subject)
+        call = Call(subject, self._loop)
         self.enter(call, timeout)
         return call
 

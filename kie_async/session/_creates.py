@@ -130,7 +130,8 @@ class Creates:
         self._sections: dict[asyncio.Task[None], asyncio.Future[CreateAnswer]] = {}
         self._duplicates = 0
         self._closing = False
-        self._time = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
 
     async def run(self, order: Order) -> str:
         """Create the task and return its id.
@@ -168,10 +169,10 @@ class Creates:
                 waited = self._time() - asked_at
                 self._hooks.emit(TurnTaken(lane=ROUTE, waited=waited))
             # No await between the turn and its section: the turn has one owner always.
-            loop = asyncio.get_running_loop()
-            heard: asyncio.Future[CreateAnswer] = loop.create_future()
+            heard: asyncio.Future[CreateAnswer] = self._loop.create_future()
             order.in_flight = True  # before it: an eager loop runs the section at once
-            section = order.section = loop.create_task(self._section(order, turn, heard))
+            section = self._loop.create_task(self._section(order, turn, heard))
+            order.section = section
             if not section.done():
                 self._sections[section] = heard
             answer = await self._answer_of(section, heard, order)
@@ -210,7 +211,7 @@ class Creates:
 
     async def _section(self, order: Order, turn: Turn, heard: asyncio.Future[CreateAnswer]) -> None:
         """Make one attempt, come what may, and tell how it ended."""
-        section = asyncio.current_task()
+        section = asyncio.current_task(self._loop)
         try:
             answer = await self._attempted(order, turn)
         except asyncio.CancelledError:

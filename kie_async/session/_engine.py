@@ -211,7 +211,7 @@ class Engine:
             raise SessionClosedError(
                 "the session is not open: use it inside `async with KieSession() as kie:`"
             )
-        if opened.pid != os.getpid() or opened.loop is not _running_loop():
+        if opened.loop is not _running_loop():  # in a fork no loop runs until one is started
             raise WrongLoopError(
                 "the session was entered in another event loop or process: enter one here"
             )

@@ -144,11 +144,11 @@ class Transport:
         opened = self._opened
         if opened is None:
             raise SessionClosedError("the transport is not open")
-        if opened.pid != os.getpid():
-            raise WrongLoopError(
-                "this process was forked from the one that opened the transport: open one here"
-            )
-        if opened.loop is not asyncio.get_running_loop():
+        if opened.loop is not _running_loop():  # in a fork no loop runs until one is started
+            if opened.pid != os.getpid():
+                raise WrongLoopError(
+                    "this process was forked from the one that opened the transport: open one here"
+                )
             raise WrongLoopError("the transport was opened in another event loop")
         if opened.wire.closed_by_owner:
             raise SessionClosedError("the aiohttp session that was given is closed")
@@ -171,6 +171,13 @@ class Transport:
             # Kept alive on purpose: to destroy them would take the parent's sockets out
             # of the selector that both processes share.
             _inherited.append(opened)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # a thread without one, or a fork
+        return None
 
 
 _inherited: list[_Opened] = []

@@ -47,6 +47,7 @@ class Wire:
         http: aiohttp.ClientSession | None,
     ) -> None:
         loop = asyncio.get_running_loop()
+        self._loop = loop
         self._key = key
         self._addresses = addresses
         self._deadlines = Deadlines(loop)
@@ -84,7 +85,7 @@ class Wire:
         Returned and not raised: an exception that passed through aiohttp drags frames
         along whose locals hold the key, and crash reporters print locals.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # named: to look for it is a system call
         assert task is not None  # noqa: S101 - a coroutine that awaits runs in a task
         answer = Answer()
         body: Body | None = None
