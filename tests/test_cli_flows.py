@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -385,6 +387,32 @@ def test_the_emulator_says_how_to_use_it(start):
     assert process.returncode == 0
     assert "export KIE_BASE_URL=http://127.0.0.1:" in told
     assert "export KIE_API_KEY=" in told
+
+
+def test_the_emulator_can_be_made_fast_and_rich(start, run):
+    """So that a long list can be tried; its faults come over HTTP, as its help shows."""
+    _, shown, _ = run("emulator", "--help")
+    rule = re.search(r"'({.*})'", shown)[1]
+    rich = ("--rate", "400/0.5", "--credits", "5000000", "--speed", "50")
+    process = start("emulator", "--port", "0", *rich, "--json")
+    told = json.loads(process.stdout.readline())
+    about = f"{told['url']}/__emulator__"
+    urllib.request.urlopen(f"{about}/rules", data=rule.encode()).close()
+    settings = {"KIE_BASE_URL": told["url"], "KIE_API_KEY": told["api_key"]}
+
+    _, before, _ = run("credits", env=settings)
+    code, out, _ = run(
+        *("bulk", "-", "--journal", "run.db", "--json", "--rate", "400/0.5"),
+        given="".join(f"source-{number}\n" for number in range(40)),
+        env=settings,
+    )
+    with urllib.request.urlopen(f"{about}/books") as answer:
+        books = json.load(answer)
+
+    last = objects(out)[-1]
+    assert before == "5000000\n"
+    assert (code, last["done"], last["in_doubt"]) == (7, 39, 1)
+    assert (books["accepted"], books["refused"]) == (40, {})  # at 20 in 10 s it refuses half
 
 
 def test_a_taken_port_is_told(api, run):

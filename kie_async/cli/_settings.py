@@ -35,6 +35,7 @@ __all__ = [
     "out_option_else",
     "prepared",
     "rate_option",
+    "rate_option_else",
     "read_ids",
     "read_words",
     "speed_option",
@@ -249,10 +250,11 @@ def _rate(_ctx: click.Context, _param: click.Parameter, value: str | Rate) -> Ra
     return rate
 
 
-rate_option = click.option(
-    "--rate",
-    default=lambda: current().get("create_rate").value,
-    callback=_rate,
-    metavar="N/SECONDS",
-    help="What the account may create. Without it 20/10.",
+def rate_option_else(default: Any, told: str) -> Callable[[F], F]:
+    """Return ``--rate`` with another default."""
+    return click.option("--rate", default=default, callback=_rate, metavar="N/SECONDS", help=told)
+
+
+rate_option = rate_option_else(
+    lambda: current().get("create_rate").value, "What the account may create. Without it 20/10."
 )
