@@ -20,9 +20,13 @@ __all__ = [
     "UPSCALE",
     "Extend",
     "GrokInput",
+    "ImageEdit2",
     "ImageToImage",
     "ImageToVideo",
+    "SegmentEdit",
+    "SegmentMap",
     "TextToImage",
+    "TextToImage2",
     "TextToVideo",
     "Upscale",
     "VideoPreview",
@@ -39,6 +43,7 @@ RATIOS = ("2:3", "3:2", "1:1", "16:9", "9:16")
 VIDEO_RESOLUTIONS = ("480p", "720p", "1080p")
 MODES = ("fun", "normal", "spicy")
 LONGEST_PROMPT = 5000
+LONG_PROMPT = 390_000
 
 
 class GrokInput:
@@ -62,9 +67,9 @@ class GrokInput:
         return {**sent, **self.extra}
 
 
-def _one_of(*allowed: str) -> Any:
+def _one_of(*allowed: str, needed: bool = False) -> Any:
     def check(_self: Any, attribute: Any, value: Any) -> None:
-        if value is not None and value not in allowed:
+        if (needed or value is not None) and value not in allowed:
             raise UsageError(f"{attribute.name} must be one of {', '.join(allowed)}, not {value!r}")
 
     return check
@@ -99,15 +104,45 @@ def _urls(most: int, *, needed: bool) -> Any:
         if not isinstance(value, tuple) or not 1 <= len(value) <= most:
             raise UsageError(f"{attribute.name} takes 1 to {most} URLs")
         for url in value:
-            if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-                raise UsageError(f"{attribute.name}: {url!r:.60} is no http(s) URL")
+            _url(_self, attribute, "" if url is None else url)
 
     return check
+
+
+def _url(_self: Any, attribute: Any, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not value.startswith(("https://", "http://")):
+        raise UsageError(f"{attribute.name}: {value!r:.60} is no http(s) URL")
 
 
 def _task(_self: Any, attribute: Any, value: Any) -> None:
     if value is not None:
         check_task_id(value, attribute.name)
+
+
+def _needed_task(_self: Any, attribute: Any, value: Any) -> None:
+    check_task_id(value, attribute.name)
+
+
+def _flag(_self: Any, attribute: Any, value: Any) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise UsageError(f"{attribute.name} must be True or False, not {value!r:.40}")
+
+
+def _masks(_self: Any, attribute: Any, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, tuple) or not value:
+        raise UsageError(f"{attribute.name} takes one number or more")
+    for number in value:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise UsageError(f"{attribute.name} holds numbers from 0 on, not {number!r:.40}")
+
+
+def _one_at_1080p(resolution: str | None, urls: tuple[str, ...] | None) -> None:
+    if resolution == "1080p" and urls is not None and len(urls) > 1:
+        raise UsageError("at 1080p image_urls takes one URL")
 
 
 def _tuple(value: Any) -> Any:
@@ -127,9 +162,9 @@ class TextToImage(GrokInput):
 
     model: ClassVar[str] = "grok-imagine/text-to-image"
     prompt: str = field(validator=_text(LONGEST_PROMPT))
-    aspect_ratio: str = field(default="1:1", validator=_one_of(*RATIOS))
-    enable_pro: bool | None = None
-    nsfw_checker: bool | None = None
+    aspect_ratio: str = field(default="1:1", validator=_one_of(*RATIOS, needed=True))
+    enable_pro: bool | None = field(default=None, validator=_flag)
+    nsfw_checker: bool | None = field(default=None, validator=_flag)
     extra: Mapping[str, Any] = _extra()
 
 
@@ -139,8 +174,8 @@ class ImageToImage(GrokInput):
 
     model: ClassVar[str] = "grok-imagine/image-to-image"
     image_urls: tuple[str, ...] = field(converter=_tuple, validator=_urls(5, needed=True))
-    prompt: str | None = field(default=None, validator=_text(390_000, needed=False))
-    nsfw_checker: bool | None = None
+    prompt: str | None = field(default=None, validator=_text(LONG_PROMPT, needed=False))
+    nsfw_checker: bool | None = field(default=None, validator=_flag)
     extra: Mapping[str, Any] = _extra()
 
 
@@ -182,6 +217,7 @@ class ImageToVideo(GrokInput):
             raise UsageError("index goes with task_id only")
         if self.mode == "spicy" and self.image_urls is not None:
             raise UsageError("mode 'spicy' does not go with pictures of your own")
+        _one_at_1080p(self.resolution, self.image_urls)
 
 
 @frozen(kw_only=True)
@@ -189,9 +225,9 @@ class Extend(GrokInput):
     """A longer clip: from ``extend_at`` seconds on, by 6 or 10 seconds."""
 
     model: ClassVar[str] = "grok-imagine/extend"
-    task_id: str = field(validator=_task)
+    task_id: str = field(validator=_needed_task)
     prompt: str = field(default="", validator=_text(LONGEST_PROMPT, needed=False))
-    extend_at: int = field(default=2, validator=_between(0, 3600))
+    extend_at: int = field(default=2, validator=_between(2, 3600))
     extend_times: str = field(default="6", validator=_one_of("6", "10"))
     extra: Mapping[str, Any] = _extra()
 
@@ -208,13 +244,64 @@ class VideoPreview(GrokInput):
     aspect_ratio: str | None = field(default=None, validator=_one_of(*RATIOS, "auto"))
     resolution: str | None = field(default=None, validator=_one_of(*VIDEO_RESOLUTIONS))
     duration: int | None = field(default=None, validator=_between(1, 15))
-    nsfw_checker: bool | None = None
+    nsfw_checker: bool | None = field(default=None, validator=_flag)
     extra: Mapping[str, Any] = _extra()
 
     def __attrs_post_init__(self) -> None:
         """Refuse an input without anything in it: such a one was billed elsewhere."""
         if self.prompt is None and self.image_urls is None:
             raise UsageError("give a prompt, image_urls or both")
+        _one_at_1080p(self.resolution, self.image_urls)
+
+
+TWO = "grok-imagine-image-2-0"
+
+
+@frozen(kw_only=True)
+class TextToImage2(GrokInput):
+    """Pictures from a text, by the second generation."""
+
+    model: ClassVar[str] = f"{TWO}/text-to-image"
+    prompt: str = field(validator=_text(LONG_PROMPT))
+    aspect_ratio: str = field(validator=_one_of(*RATIOS, needed=True))
+    extra: Mapping[str, Any] = _extra()
+
+
+@frozen(kw_only=True)
+class ImageEdit2(GrokInput):
+    """Pictures from one to five pictures."""
+
+    model: ClassVar[str] = f"{TWO}/image-edit"
+    image_urls: tuple[str, ...] = field(converter=_tuple, validator=_urls(5, needed=True))
+    aspect_ratio: str = field(validator=_one_of(*RATIOS, "auto", needed=True))
+    prompt: str | None = field(default=None, validator=_text(LONG_PROMPT, needed=False))
+    extra: Mapping[str, Any] = _extra()
+
+
+@frozen(kw_only=True)
+class SegmentMap(GrokInput):
+    """A map of the parts of a picture: of an earlier task's, or of one of your own."""
+
+    model: ClassVar[str] = f"{TWO}/segment-map"
+    task_id: str | None = field(default=None, validator=_task)
+    image_url: str | None = field(default=None, validator=_url)
+    extra: Mapping[str, Any] = _extra()
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what the model refuses: it takes the one or the other."""
+        if (self.task_id is None) == (self.image_url is None):
+            raise UsageError("give task_id or image_url, and not both")
+
+
+@frozen(kw_only=True)
+class SegmentEdit(GrokInput):
+    """A picture, parts of it changed; ``mask_indexs`` is spelled as the API does."""
+
+    model: ClassVar[str] = f"{TWO}/segment-edit"
+    prompt: str = field(validator=_text(LONG_PROMPT))
+    task_id: str = field(validator=_needed_task)
+    mask_indexs: tuple[int, ...] | None = field(default=None, converter=_tuple, validator=_masks)
+    extra: Mapping[str, Any] = _extra()
 
 
 def _known_resolution(_self: Any, _attribute: Any, value: Any) -> None:
@@ -234,7 +321,7 @@ class Upscale(GrokInput):
     """
 
     model: ClassVar[str] = UPSCALE
-    task_id: str = field(validator=lambda _s, a, v: check_task_id(v, a.name))
+    task_id: str = field(validator=_needed_task)
     resolution: str | None = field(default=None, validator=_known_resolution)
     extra: Mapping[str, Any] = _extra()
 

@@ -12,9 +12,13 @@ from kie_async.grok_imagine import (
     RESOLUTIONS,
     Extend,
     GrokInput,
+    ImageEdit2,
     ImageToImage,
     ImageToVideo,
+    SegmentEdit,
+    SegmentMap,
     TextToImage,
+    TextToImage2,
     TextToVideo,
     Upscale,
     VideoPreview,
@@ -56,6 +60,16 @@ GOOD = [
     ),
     (VideoPreview(prompt="x", aspect_ratio="auto"), {"prompt": "x", "aspect_ratio": "auto"}),
     (Upscale(task_id="abcd", extra={"brand_new": 1}), {"task_id": "abcd", "brand_new": 1}),
+    (TextToImage2(prompt="x", aspect_ratio="3:2"), {"prompt": "x", "aspect_ratio": "3:2"}),
+    (
+        ImageEdit2(image_urls=["https://h/1.png"], aspect_ratio="auto"),
+        {"image_urls": ["https://h/1.png"], "aspect_ratio": "auto"},
+    ),
+    (SegmentMap(image_url="https://h/1.png"), {"image_url": "https://h/1.png"}),
+    (
+        SegmentEdit(prompt="a red roof", task_id="abcd", mask_indexs=[0, 2]),
+        {"prompt": "a red roof", "task_id": "abcd", "mask_indexs": [0, 2]},
+    ),
 ]
 
 
@@ -86,6 +100,21 @@ BAD = [
     lambda: VideoPreview(),
     lambda: VideoPreview(prompt="x", duration=16),
     lambda: Upscale(task_id=""),
+    lambda: Extend(task_id=None),
+    lambda: Extend(task_id="abcd", extend_at=1),
+    lambda: TextToImage(prompt="x", enable_pro="yes"),
+    lambda: TextToImage(prompt="x", aspect_ratio=None),
+    lambda: ImageToVideo(image_urls=["https://h/x"] * 2, resolution="1080p"),
+    lambda: VideoPreview(image_urls=["https://h/x"] * 2, resolution="1080p"),
+    lambda: TextToImage2(prompt="x", aspect_ratio=None),
+    lambda: ImageEdit2(image_urls=["https://h/x"] * 6, aspect_ratio="auto"),
+    lambda: ImageEdit2(image_urls=[None], aspect_ratio="auto"),
+    lambda: SegmentMap(),
+    lambda: SegmentMap(task_id="abcd", image_url="https://h/x"),
+    lambda: SegmentMap(image_url="file:///x"),
+    lambda: SegmentEdit(prompt="x", task_id=None),
+    lambda: SegmentEdit(prompt="x", task_id="abcd", mask_indexs=[]),
+    lambda: SegmentEdit(prompt="x", task_id="abcd", mask_indexs=["0"]),
 ]
 
 
@@ -116,4 +145,4 @@ def test_every_input_names_its_model():
         and cls is not GrokInput
     ]
 
-    assert len({cls.model for cls in classes}) == len(classes) == 7
+    assert len({cls.model for cls in classes}) == len(classes) == 11

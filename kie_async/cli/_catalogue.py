@@ -15,9 +15,13 @@ from attrs import field, frozen
 from kie_async.grok_imagine import (
     Extend,
     GrokInput,
+    ImageEdit2,
     ImageToImage,
     ImageToVideo,
+    SegmentEdit,
+    SegmentMap,
     TextToImage,
+    TextToImage2,
     TextToVideo,
     Upscale,
     VideoPreview,
@@ -233,6 +237,7 @@ _LIST = (
         inputs=(_prompt(""), _ratio(needed=True)),
         prices=EDIT_PRICE,
         example='-i prompt="a lighthouse" -i aspect_ratio=3:2',
+        typed=TextToImage2,
     ),
     Model(
         name=f"{TWO}/image-edit",
@@ -245,6 +250,7 @@ _LIST = (
         prices=EDIT_PRICE,
         example='-i image_urls=https://example.org/photo.png -i aspect_ratio=auto -i prompt="snow"',
         note="its page is called image-to-image since the end of August 2026",
+        typed=ImageEdit2,
     ),
     Model(
         name=f"{TWO}/segment-map",
@@ -255,6 +261,7 @@ _LIST = (
         ),
         prices=(Price(credits=0.0, seen="2026-08"),),
         example="-i task_id=TASK_ID",
+        typed=SegmentMap,
     ),
     Model(
         name=f"{TWO}/segment-edit",
@@ -266,6 +273,7 @@ _LIST = (
         ),
         prices=EDIT_PRICE,
         example='-i task_id=TASK_ID -i prompt="a red roof" -i mask_indexs:=[0,2]',
+        typed=SegmentEdit,
     ),
 )
 MODELS = {model.name: model for model in _LIST}
