@@ -379,7 +379,8 @@ async def test_a_video_plays_in_place_beside_its_source(tmp_path):
         framed = await tab.js(
             "new Promise(done => { const look = () => {"
             " const all = [...document.querySelectorAll('.tile video')];"
-            " all.every(v => v.videoWidth) ? done(all.length) : requestAnimationFrame(look); };"
+            " all.filter(v => v.videoWidth).length === 3 ? done(all.length)"
+            " : requestAnimationFrame(look); };"
             " look(); })"
         )
         await tab.js("document.querySelector('.tile').click()")
@@ -395,11 +396,16 @@ async def test_a_video_plays_in_place_beside_its_source(tmp_path):
         )
         stopped = await tab.js(
             "new Promise(done => { const [result, source] ="
-            " document.querySelectorAll('#stage video');"
-            " source.onpause = () => done(source.paused); result.pause(); })"
+            " document.querySelectorAll('#stage video'); result.pause();"
+            " const look = () => source.paused ? done(true) : requestAnimationFrame(look);"
+            " look(); })"
         )
         await tab.key("Escape")
-        left = await tab.js("document.querySelectorAll('#stage video').length")
+        left = await tab.js(
+            "new Promise(done => { const look = () => {"
+            " const left = document.querySelectorAll('#stage video').length;"
+            " left ? requestAnimationFrame(look) : done(left); }; look(); })"
+        )
 
     assert framed == 3
     assert played == [True, True]

@@ -69,10 +69,12 @@
     tile.remove();
     pool.delete(place);
   };
-  // Videos show a frame of theirs when scrolling rests: a decoder each costs too much before.
+  // Videos come when scrolling rests: an element and a decoder each cost too much before.
   let resting = 0;
   const frames = () => {
-    for (const video of grid.querySelectorAll("video:not([src])")) video.src = video.dataset.src;
+    for (const tile of pool.values()) {
+      if (tile.dataset.video) moving(tile, tile.querySelector(".picture"));
+    }
   };
   const draw = () => {
     const top = grid.getBoundingClientRect().top;
@@ -112,7 +114,8 @@
       image.onerror = () => picture.replaceChildren(make("span", "words", "the file cannot be shown"));
       picture.append(image);
     } else if (item.kind === "video") {
-      picture.append(...moving(tile, item));
+      tile.dataset.video = item.files[0];
+      picture.append(make("span", "play", "▶"));
     } else {
       picture.append(make("span", "words", item.error || (item.missing ? "the file is not there any more"
           : item.state === "done" ? "not saved" : titles[item.state] || item.state)));
@@ -128,17 +131,18 @@
     return tile;
   };
 
-  const moving = (tile, item) => {
+  const moving = (tile, picture) => {
     const video = make("video");
     video.muted = video.loop = video.playsInline = true;
     video.preload = "metadata";
-    video.dataset.src = `${item.files[0]}#t=0.1`;
     video.onerror = () => {
-      if (video.getAttribute("src")) video.replaceWith(make("span", "words", "video"));
+      if (video.getAttribute("src")) video.replaceWith(make("span", "words", "the file cannot be shown"));
     };
+    video.src = `${tile.dataset.video}#t=0.1`;
+    delete tile.dataset.video;
+    picture.prepend(video);
     tile.onmouseenter = () => { video.play().catch(() => {}); };
     tile.onmouseleave = () => video.pause();
-    return [video, make("span", "play", "▶")];
   };
 
   // -- what is found, and in which order

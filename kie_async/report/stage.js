@@ -64,7 +64,7 @@ const stageOf = (by, make, titles) => {
     place.append(before, line, word, slider);
   };
   const together = (before, result) => { // the source moves as the result does
-    before.muted = true;
+    before.muted = before.loop = true;
     before.preload = "auto";
     const follow = () => {
       if (Math.abs(before.currentTime - result.currentTime) > 0.15) {
@@ -72,7 +72,7 @@ const stageOf = (by, make, titles) => {
       }
       before.playbackRate = result.playbackRate;
       if (result.paused) before.pause();
-      else if (!before.ended) before.play().catch(() => {});
+      else before.play().catch(() => {});
     };
     for (const name of ["play", "pause", "seeking", "ratechange", "timeupdate"]) {
       result.addEventListener(name, follow);
