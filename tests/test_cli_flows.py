@@ -473,6 +473,17 @@ def test_a_terminal_is_shown_moving_lines_and_then_the_table(api, start):
     assert "new task " in shown[shown.rindex("Source") :]
 
 
+def test_what_is_fetched_for_a_report_is_counted_on_one_line(api, start, run, tmp_path):
+    """Each count takes the place of the one before, wherever on the screen it stands."""
+    (tmp_path / "ids.txt").write_text("\n".join(api.add_source_task() for _ in range(2)))
+    run("bulk", "ids.txt", "--journal", "run.db", "--out", "r")
+
+    code, shown = on_a_terminal(start, "report", "run.db", "--sources", "s", "--fetch")
+
+    assert code == 0
+    assert "\r\x1b[Ksources 1 of 2\r\x1b[Ksources 2 of 2\r\x1b[K2 of 2 sources fetched" in shown
+
+
 def test_leaving_at_once_gives_the_cursor_back(api, start, tmp_path):
     """After the second Ctrl-C of a bulk run: and the words how to go on."""
     slowly(api, 1000.0)

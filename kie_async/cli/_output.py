@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,6 +51,16 @@ class Output:
             print(_fitted(text, sys.stderr), file=sys.stderr, flush=True)  # noqa: T201 - prints
         except OSError:  # nobody listens: the work is worth more than the words
             self._broken = True
+
+    def passing(self, text: str = "") -> None:
+        """Show a line in the place of the one before; no text takes it away.
+
+        On a terminal only: elsewhere every one would stay.
+        """
+        if self.live:
+            with suppress(OSError):
+                sys.stderr.write(f"\r\033[K{text}")
+                sys.stderr.flush()
 
     def result(self, text: str) -> None:
         """Write a line of the result.

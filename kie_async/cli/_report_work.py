@@ -111,14 +111,12 @@ async def _fetch(report: Report, directory: Path, output: Output) -> None:
                 files = await kie.download(first, directory, timeout=PATIENCE)
                 got += bool(files)
             looked += 1
-            if output.live:
-                output.note(f"\r\033[Ksources {looked:,} of {len(lacking):,}\033[1A")
+            output.passing(f"sources {looked:,} of {len(lacking):,}")
 
     async with connect(lambda _event: None) as kie, asyncio.TaskGroup() as group:
         for entry in lacking:
             group.create_task(one(kie, entry.item.source_id))
-    if output.live:
-        output.note("\r\033[K\033[1A")
+    output.passing()
     find = _finder(directory)
     for entry in lacking:
         entry.source = find(entry.item.source_id) if find is not None else None
@@ -134,12 +132,11 @@ async def _thumbnails(report: Report, wanted: Wanted, output: Output) -> int:
     many = len(report.entries) > 500
 
     def tell(done: int) -> None:
-        if many and output.live:
-            output.note(f"\r\033[Kthumbnails {done:,}\033[1A")
+        if many:
+            output.passing(f"thumbnails {done:,}")
 
     made = await asyncio.to_thread(add_thumbnails, report.entries, tell=tell)
-    if many and output.live:
-        output.note("\r\033[K\033[1A")
+    output.passing()
     return made
 
 
