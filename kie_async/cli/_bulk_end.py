@@ -86,6 +86,20 @@ def summary_lines(
             f"{progress.files:,} files saved, {progress.credits_spent:,.10g} credits"
         ),
     ]
+    lines += _steps(journal, progress, error, again, saving)
+    lines += [
+        f"Paid twice: {clean(double['source_id'])} has another task, {clean(double['task_id'])}"
+        for double in (found.double_spends if found is not None else ())
+    ]
+    lines += _audit_lines(found)
+    return lines
+
+
+def _steps(
+    journal: Where, progress: Progress, error: KieError | None, again: str, saving: bool
+) -> list[str]:
+    """Return what is not at its end, and the command for each."""
+    lines = []
     if error is not None:
         lines.append(f"Stopped: {clean(error)}")
     if progress.left or error is not None:
@@ -110,11 +124,6 @@ def summary_lines(
         lines.append(f"  Next: {journal.again} --out results/")
     elif progress.done and not progress.left:
         lines.append(f"To look at it: kie report {journal.typed} -o report.html")
-    lines += [
-        f"Paid twice: {clean(double['source_id'])} has another task, {clean(double['task_id'])}"
-        for double in (found.double_spends if found is not None else ())
-    ]
-    lines += _audit_lines(found)
     return lines
 
 

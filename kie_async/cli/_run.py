@@ -85,8 +85,7 @@ def run_command(
     """Run any model and wait for its result. It costs credits.
 
     MODEL is a name such as grok-imagine/text-to-image. Those of `kie models` are checked
-    before anything is sent; any other is sent as it is. With - the input is JSON from stdin,
-    as with --input -.
+    before anything is sent; any other is sent as it is. With - the input comes from stdin.
 
     \b
     Fields:
@@ -108,10 +107,7 @@ def run_command(
     one with event "created", model, task_id; with --dry-run one with event "request".
     """  # noqa: D301 - a real backspace: click leaves such a paragraph alone
     output = Output(as_json=as_json)
-    if stdin is not None:
-        if given["whole"] is not None:
-            raise click.UsageError("- and --input both give the whole input: choose one")
-        given["whole"] = stdin
+    given["whole"] = _one_of_two(stdin, given["whole"])
     request = _request(model, output, **given)
     if dry_run:
         return show_request(request, output)
@@ -147,6 +143,13 @@ def run_command(
         return _tell_created(row, output) if no_wait else report([row], output, out, upscaled=False)
 
     return run(work)
+
+
+def _one_of_two(stdin: str | None, whole: str | None) -> str | None:
+    """Return where the whole input is, if anywhere."""
+    if stdin is not None and whole is not None:
+        raise click.UsageError("- and --input both give the whole input: choose one")
+    return stdin or whole
 
 
 def _request(

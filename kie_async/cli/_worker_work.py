@@ -21,7 +21,8 @@ from kie_async.cli._running import Stop
 from kie_async.cli._settings import connect
 from kie_async.errors import KieError
 from kie_async.postgres import PostgresLimiter
-from kie_async.worker import submit
+from kie_async.session import KieSession
+from kie_async.worker import QueuedJournal, Worker, submit
 
 __all__ = ["Wanted", "submit_list", "work"]
 
@@ -65,16 +66,7 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             f"{wanted.journal}: {counts.total:,} on record, {counts.planned:,} to create; "
             f"balance {await kie.get_credits():,.10g} credits."
         )
-        run = kie.work(
-            journal,
-            directory=wanted.out,
-            name=wanted.name,
-            in_flight=wanted.in_flight,
-            task_timeout=wanted.timeout,
-            callback_url=wanted.callback_url,
-            allow_private=wanted.allow_private,
-            forever=wanted.forever,
-        )
+        run = _started(wanted, kie, journal)
         ticker = Ticker(output, run.progress, rate, lambda: None)
         stop.last_words = lambda: ticker.last_words(wanted.again)
         ticker.start()
@@ -99,6 +91,19 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             again=wanted.again,
             saving=wanted.out is not None,
         )
+
+
+def _started(wanted: Wanted, kie: KieSession, journal: QueuedJournal) -> Worker:
+    return kie.work(
+        journal,
+        directory=wanted.out,
+        name=wanted.name,
+        in_flight=wanted.in_flight,
+        task_timeout=wanted.timeout,
+        callback_url=wanted.callback_url,
+        allow_private=wanted.allow_private,
+        forever=wanted.forever,
+    )
 
 
 async def submit_list(where: Where, items: ItemList, resolution: str | None, output: Output) -> int:
