@@ -111,10 +111,7 @@ def run_command(
     request = _request(model, output, **given)
     if dry_run:
         return show_request(request, output)
-    if context.get_parameter_source("out") is ParameterSource.DEFAULT and no_wait:
-        out = None  # a setting; as an option it contradicts itself
-    if no_wait and out is not None:
-        raise click.UsageError("--out needs the result, and --no-wait does not wait for it")
+    out = _unless_no_wait(context, out, no_wait)
     check_key()
     prepared(out)
     row = Row(label=request.model, again=_again(model, out=out, no_wait=no_wait, **given))
@@ -143,6 +140,15 @@ def run_command(
         return _tell_created(row, output) if no_wait else report([row], output, out, upscaled=False)
 
     return run(work)
+
+
+def _unless_no_wait(context: click.Context, out: Path | None, no_wait: bool) -> Path | None:
+    """Return where results go; a setting gives way, an option would contradict itself."""
+    if not no_wait or out is None:
+        return out
+    if context.get_parameter_source("out") is ParameterSource.DEFAULT:
+        return None
+    raise click.UsageError("--out needs the result, and --no-wait does not wait for it")
 
 
 def _one_of_two(stdin: str | None, whole: str | None) -> str | None:
