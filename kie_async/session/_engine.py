@@ -10,7 +10,6 @@ session.get_task(id)
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Callable
@@ -44,7 +43,7 @@ from kie_async.session._lane import Lane
 from kie_async.session._poller import Poller
 from kie_async.session._saving import Saving
 from kie_async.session._steps import Steps
-from kie_async.transport import Transport
+from kie_async.transport import Place, Transport
 
 if TYPE_CHECKING:
     from kie_async.callbacks import CallbackReceiver
@@ -82,8 +81,7 @@ class Settings:
 class Opened:
     """What belongs to one entering of a session: to its loop and its process."""
 
-    loop: asyncio.AbstractEventLoop
-    pid: int
+    place: Place
     creates: Creates
     poller: Poller
     saving: Saving
@@ -94,7 +92,7 @@ class Opened:
     @property
     def lost(self) -> bool:
         """True if its loop has ended, or if this is a fork: nothing of it can be closed."""
-        return self.pid != os.getpid() or self.loop.is_closed()
+        return not self.place.same_process or self.place.loop.is_closed()
 
 
 class Engine:
@@ -125,7 +123,7 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """True between open and close, in the process that opened it."""
-        return self._opened is not None and self._opened.pid == os.getpid()
+        return self._opened is not None and self._opened.place.same_process
 
     async def open(self) -> None:
         """Bind to the running loop and to this process."""
@@ -134,10 +132,9 @@ class Engine:
             raise SessionClosedError("the session is already entered; make a second one")
         await self._transport.open()
         given = self._settings
-        loop = asyncio.get_running_loop()
+        place = Place()
         self._opened = Opened(
-            loop,
-            os.getpid(),
+            place,
             Creates(
                 self._send,
                 Lane(given.limiter, given.retry, self._rng),
@@ -160,7 +157,7 @@ class Engine:
                 given.callbacks.seen if given.callbacks is not None else None,
             ),
             Saving(self.get_download_url, given.hooks),
-            Calls(loop),
+            Calls(place.loop),
         )
         if given.callbacks is not None:
             ring = self._opened.poller.ring
@@ -174,10 +171,10 @@ class Engine:
         if opened is None:
             await self._transport.close()
             return
-        if opened.loop is not _running_loop():
+        if not opened.place.is_here:
             raise WrongLoopError("the session was entered in another event loop: close it there")
         if opened.closing is None:
-            opened.closing = opened.loop.create_task(self._close(opened, grace))
+            opened.closing = opened.place.loop.create_task(self._close(opened, grace))
         await asyncio.shield(opened.closing)
 
     def _let_go(self) -> None:
@@ -185,7 +182,7 @@ class Engine:
         opened = self._opened
         if opened is not None and opened.lost:
             self._opened = None
-            if opened.pid != os.getpid():
+            if not opened.place.same_process:
                 _inherited.append(opened)  # to destroy it would disturb the parent's sockets
             else:
                 opened.disconnect()
@@ -211,7 +208,7 @@ class Engine:
             raise SessionClosedError(
                 "the session is not open: use it inside `async with KieSession() as kie:`"
             )
-        if opened.loop is not _running_loop():  # in a fork no loop runs until one is started
+        if not opened.place.is_here:
             raise WrongLoopError(
                 "the session was entered in another event loop or process: enter one here"
             )
@@ -315,14 +312,10 @@ class Engine:
             )
 
     async def _look(self, task_id: str) -> Task:
-        return read_task(await self._send(get_task_request(task_id)), task_id)
+        request = get_task_request(task_id)
+        if self._hooks:
+            return read_task(await self._send(request), task_id)
+        return read_task(await self._transport.send(request, timeout=self._timeout), task_id)
 
 
 _inherited: list[Opened] = []
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # a thread without one
-        return None

@@ -38,7 +38,7 @@ class Steps(Call[Order | None]):
 
     def __init__(self, opened: Opened, order: Order, timeout: float | None) -> None:
         """Belong to the running task; the time runs from the block's beginning."""
-        super().__init__(order, opened.loop)
+        super().__init__(order, opened.place.loop)
         self.opened = opened
         self.order = order
         self._timeout = timeout

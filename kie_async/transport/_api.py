@@ -7,8 +7,6 @@ not sent only when that is proved.  And the key is seen by nobody but the API.
 
 from __future__ import annotations
 
-import asyncio
-import os
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -17,6 +15,7 @@ from kie_async.errors import SessionClosedError, UsageError, WrongLoopError
 from kie_async.models import Secret
 from kie_async.protocol import Request, Response
 from kie_async.transport._address import check_address
+from kie_async.transport._place import Place
 
 if TYPE_CHECKING:
     import aiohttp
@@ -30,11 +29,10 @@ _LONGEST = 1e6  # seconds; what is longer is a mistake
 
 @frozen
 class _Opened:
-    """The pools, and the loop and the process that they belong to."""
+    """The pools, and the place that they belong to."""
 
     wire: Wire
-    loop: asyncio.AbstractEventLoop
-    pid: int
+    place: Place
 
 
 class Transport:
@@ -103,15 +101,14 @@ class Transport:
         """
         from kie_async.transport._wire import Wire
 
-        loop, pid = asyncio.get_running_loop(), os.getpid()
         opened = self._opened
-        if opened is not None and opened.pid == pid:
-            if opened.loop is loop:
+        if opened is not None and opened.place.same_process:
+            if opened.place.is_here:
                 return
-            if not opened.loop.is_closed():
+            if not opened.place.loop.is_closed():
                 raise WrongLoopError("the transport is open in another event loop: close it there")
         self._forget()
-        self._opened = _Opened(Wire(self._key, self._addresses, self._http), loop, pid)
+        self._opened = _Opened(Wire(self._key, self._addresses, self._http), Place())
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """Send *request* once, and read the whole answer, whatever its status.
@@ -144,8 +141,8 @@ class Transport:
         opened = self._opened
         if opened is None:
             raise SessionClosedError("the transport is not open")
-        if opened.loop is not _running_loop():  # in a fork no loop runs until one is started
-            if opened.pid != os.getpid():
+        if not opened.place.is_here:
+            if not opened.place.same_process:
                 raise WrongLoopError(
                     "this process was forked from the one that opened the transport: open one here"
                 )
@@ -157,8 +154,8 @@ class Transport:
     async def close(self) -> None:
         """Close the pools; requests under way fail.  Safe to call again, or in a fork."""
         opened = self._opened
-        if opened is not None and opened.pid == os.getpid() and not opened.loop.is_closed():
-            if opened.loop is not asyncio.get_running_loop():
+        if opened is not None and opened.place.same_process and not opened.place.loop.is_closed():
+            if not opened.place.is_here:
                 raise WrongLoopError("the transport was opened in another event loop")
             self._opened = None
             await opened.wire.close()
@@ -167,17 +164,10 @@ class Transport:
     def _forget(self) -> None:
         """Let go of pools that cannot be closed from here."""
         opened, self._opened = self._opened, None
-        if opened is not None and opened.pid != os.getpid():
+        if opened is not None and not opened.place.same_process:
             # Kept alive on purpose: to destroy them would take the parent's sockets out
             # of the selector that both processes share.
             _inherited.append(opened)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # a thread without one, or a fork
-        return None
 
 
 _inherited: list[_Opened] = []
