@@ -57,6 +57,18 @@ def test_rules_strike_by_count_time_text_and_call():
     assert create(core, task_id="odd")["code"] == 200
 
 
+def test_a_rule_that_was_taken_out_leaves_its_count_to_nobody():
+    """A later rule may lie where it lay in memory."""
+    core = api()
+    statuses = []
+    for n in range(50):
+        core.inject(Rule(route="credit", action="status", status=501, times=1))
+        statuses.append(ask(core, "GET", CREDIT, n).status)
+        core.rules.pop()
+
+    assert statuses == [501] * 50
+
+
 def test_a_share_of_the_requests_is_the_same_for_the_same_seed():
     """A third or so of three hundred."""
     runs = []

@@ -217,13 +217,13 @@ class Rules:
 
     rng: random.Random
     rules: list[Rule] = field(factory=list)
-    struck: dict[int, int] = field(factory=dict)
+    struck: dict[Rule, int] = field(factory=dict)  # kept: a new rule is no old one
 
     def pick(self, strike: Strike, phase: str, answer: Answer | None = None) -> Rule | None:
         """Return the rule that strikes, if any, and count it."""
         for rule in self.rules:
             if rule.phase == phase and self._fits(rule, strike) and _applies(rule, answer):
-                self.struck[id(rule)] = self.struck.get(id(rule), 0) + 1
+                self.struck[rule] = self.struck.get(rule, 0) + 1
                 return rule
         return None
 
@@ -232,7 +232,7 @@ class Rules:
             return False
         return (
             (rule.nth is None or strike.number in rule.nth)
-            and (rule.times is None or self.struck.get(id(rule), 0) < rule.times)
+            and (rule.times is None or self.struck.get(rule, 0) < rule.times)
             and (rule.since is None or strike.now >= rule.since)
             and (rule.until is None or strike.now < rule.until)
             and _matches(rule, strike.request)
