@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 from kie_async import CallbackReceiver
@@ -62,8 +61,11 @@ async def by_asgi(to: CallbackReceiver, post: Post) -> int:
     """Post as an ASGI server does, in pieces; return the status."""
     method, path, headers, body = post
     half = len(body) // 2
-    pieces: AsyncIterator[Any] = _messages(body[:half], body[half:])
+    pieces = [body[half:], body[:half]]
     sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -74,14 +76,9 @@ async def by_asgi(to: CallbackReceiver, post: Post) -> int:
         "path": path,
         "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers.items()],
     }
-    await to.asgi(scope, pieces.__anext__, send)  # type: ignore[arg-type]  # it is one
+    await to.asgi(scope, receive, send)
     json.loads(sent[1]["body"])
     return int(sent[0]["status"])
-
-
-async def _messages(*pieces: bytes) -> AsyncIterator[dict[str, Any]]:
-    for number, piece in enumerate(pieces, 1):
-        yield {"type": "http.request", "body": piece, "more_body": number < len(pieces)}
 
 
 async def post_many(
