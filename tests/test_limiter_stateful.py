@@ -125,7 +125,8 @@ class LineMachine(RuleBasedStateMachine):
         return [c for c in self.callers if c.left is None and not c.gone]
 
     def in_flight(self) -> list[Caller]:
-        return [c for c in self.callers if c.left is not None and not c.ended and not c.given_back]
+        held = [c for c in self.callers if c.left is not None and c.ended is None]
+        return [c for c in held if not c.given_back]
 
     def counted(self, at: float) -> int:
         """Return how many count at *at*, of those who left by then."""
