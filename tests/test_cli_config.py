@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -120,6 +121,7 @@ def test_a_file_without_a_key_may_be_read_by_all(file):
         ('log_level = "loud"', "must be one of off, error"),
         ('base_url = "http://example.org"', "must be https"),
         ('out = ""', "must be a text"),
+        ('out = "~nobody-of-that-name/x"', "names a home directory that there is not"),
         ("api_key = 5", "must be a text"),
         ('api_key = "white space"', "holds white space"),
         (f'api_key = "{CANARY_KEY}', "it is no TOML at "),
@@ -200,6 +202,15 @@ def test_where_the_file_is(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'gone.toml'}\n"
     assert run(["config"]) == 2
     assert "there is no such file" in capsys.readouterr().err
+
+
+def test_without_a_home_directory_there_is_no_file(monkeypatch):
+    """As in a container whose user is only a number; a name given for it is told."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+
+    assert config_path({}) == Path(os.devnull)
+    with pytest.raises(Refused, match="home directory"):
+        config_path({"KIE_CONFIG": "~nobody-of-that-name/k.toml"})
 
 
 def test_commands_take_their_defaults_from_the_settings(file, monkeypatch, tmp_path):

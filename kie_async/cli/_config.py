@@ -134,7 +134,10 @@ def _address(value: object) -> str:
 
 
 def _path(value: object) -> Path:
-    return Path(_text(value)).expanduser()
+    try:
+        return Path(_text(value)).expanduser()
+    except RuntimeError:  # of a user that there is not
+        raise _Wrong("names a home directory that there is not") from None
 
 
 def _key(value: object) -> Secret:
@@ -181,12 +184,25 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
-    """Return where the file is, or would be."""
-    if environ.get("KIE_CONFIG"):
-        return Path(environ["KIE_CONFIG"]).expanduser()
-    home = environ.get("XDG_CONFIG_HOME", "")
-    # The specification has relative ones ignored.
-    base = Path(home) if Path(home).is_absolute() else Path("~/.config").expanduser()
+    """Return where the file is, or would be.
+
+    Raises:
+        Refused: KIE_CONFIG begins with the home directory of nobody.
+    """
+    given, home = environ.get("KIE_CONFIG"), environ.get("XDG_CONFIG_HOME", "")
+    try:
+        if given:
+            return Path(given).expanduser()
+        # The specification has relative ones ignored.
+        base = Path(home) if Path(home).is_absolute() else Path("~/.config").expanduser()
+    except RuntimeError:
+        if not given:  # a user who is only a number, as in some containers
+            return Path(os.devnull)
+        raise Refused(
+            f"KIE_CONFIG names {clean(given, 2000)}, and there is no such home directory",
+            Exit.USAGE,
+            "name the whole path, or: unset KIE_CONFIG",
+        ) from None
     return base / "kie" / "config.toml"
 
 

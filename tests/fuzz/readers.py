@@ -355,7 +355,7 @@ READERS: dict[str, Reader] = {
     ),
     "config": Reader(
         config,
-        (TOML, b"20/10", b"http://h:1", b"60"),
+        (TOML, b"20/10", b"http://h:1", b"60", b"~nobody/x"),
         hostile=tuple(b"%s = 0x" % name.encode() + b"f" * 5000 for name in SETTINGS),
     ),
     "lines": Reader(_list("lines"), (b"\x00abcd\n\n# no\nefgh\n", b"\x00\xef\xbb\xbfabcd\n")),
