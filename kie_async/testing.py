@@ -71,6 +71,11 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         """Return the virtual time in seconds."""
         return self._jumps.skipped
 
+    async def shutdown_default_executor(self, *args: Any, **named: Any) -> None:
+        """Wait for the threads; since Python 3.12 with a time-out, which is not to be jumped."""
+        with self.held():
+            await super().shutdown_default_executor(*args, **named)
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Let no time pass inside: somebody waits for a real thread."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kie_async import limiter
 from tests.hygiene import _no_blocking, choose_loop, pytest_addoption
@@ -15,6 +16,10 @@ __all__ = ["_no_blocking", "pytest_addoption"]  # pytest finds them here
 
 CANARY_KEY = "canary-key-7f3a91c2d4"  # searched for after the suite: see test_secrets.py
 CANARY_HMAC = "canary-hmac-55b0e8aa17"
+
+# A busy machine is slow at everything; that says nothing of the code.
+settings.register_profile("kie", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kie")
 
 _leaks: list[str] = []
 

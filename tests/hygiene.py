@@ -97,7 +97,8 @@ def never_blocking() -> Iterator[list[str]]:
         function.can_block_in("redis/utils.py", {"get_lib_version"})  # for each connection
     # One folder for a run without a journal of the user's: made in a thread, it could stay
     # behind when the run is cancelled meanwhile.
-    detector.functions["os.mkdir"].can_block_in("tempfile.py", {"mkdtemp"})
+    for name in ("os.mkdir", "os.path.abspath", "os.getcwd"):
+        detector.functions[name].can_block_in("tempfile.py", {"mkdtemp"})
     with mock.patch.object(blockbuster, "BlockingError", Noted):
         detector.activate()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -307,7 +308,7 @@ def test_every_command_has_an_example():
             command = kie.get_command(None, name)
             subcommands = list(getattr(command, "commands", {}).values()) or [command]
             for each in subcommands:
-                assert "\n      kie " in (each.callback.__doc__ or ""), name
+                assert "\n  kie " in inspect.cleandoc(each.callback.__doc__ or ""), name
 
 
 @pytest.mark.parametrize("name", [name for entries in SECTIONS.values() for name in entries])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import asyncio
 import gc
+import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,31 @@ async def test_a_run_without_a_journal_deletes_its_own_beside_the_loop():
 
     assert called == []
     assert outcomes == ["done"]
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_end_deletes_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whether or not a thread is free to do it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    loop, busy = asyncio.get_running_loop(), threading.Event()
+    threads = ThreadPoolExecutor(1)
+    loop.set_default_executor(threads)
+    async with Emulator(durations=lambda _rng: 0.01) as emulator, quick(emulator) as kie:
+        run = kie.upscale_many([await emulator.add_source_task()])
+        await anext(run)
+        assert len(list(tmp_path.iterdir())) == 1
+        taken = loop.run_in_executor(None, busy.wait)
+        leaving = asyncio.ensure_future(run.aclose())
+        while threads._work_queue.empty():  # noqa: ASYNC110 - a queue that tells nobody
+            await asyncio.sleep(0.001)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        left = list(tmp_path.iterdir())
+        busy.set()
+        await taken
+
+    assert leaving.cancelled()
+    assert left == []
 
 
 @jumping

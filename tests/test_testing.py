@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -82,6 +83,23 @@ async def test_late_and_failing_tasks():
         assert (await session.upscale(sources[0])).state == "success"
         with pytest.raises(TaskFailedError, match="no face"):
             await session.upscale(sources[1])
+
+
+def test_a_thread_that_is_not_at_its_end_is_waited_for():
+    """Since Python 3.12 with a time-out, which must not be jumped over."""
+    go_on, ended = threading.Event(), []
+
+    def work() -> None:
+        go_on.wait()
+        ended.append(True)
+
+    async def main() -> None:
+        asyncio.get_running_loop().run_in_executor(None, work)
+        threading.Timer(0.2, go_on.set).start()
+
+    run_in_virtual_time(main())
+
+    assert ended == [True]
 
 
 def test_a_deadlock_is_told(monkeypatch):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Self
 
@@ -141,10 +141,8 @@ class BulkRun:
         async with AsyncExitStack() as stack:
             journal = self._given
             if journal is None:
-                folder = tempfile.TemporaryDirectory(prefix="kie-", ignore_cleanup_errors=True)
-                # A large run's journal takes its time to delete: not on the loop's.
-                stack.push_async_callback(asyncio.to_thread, folder.cleanup)
-                journal = await stack.enter_async_context(Journal(Path(folder.name) / "run.db"))
+                folder = await stack.enter_async_context(_folder_of_its_own())
+                journal = await stack.enter_async_context(Journal(folder / "run.db"))
             outcomes = await stack.enter_async_context(aclosing(self._results_of(journal)))
             async for outcome in outcomes:
                 yield outcome
@@ -323,6 +321,20 @@ class BulkRun:
                 self._budget.settle(job.credits, charged=job.paid)
                 self.progress.credits_spent = self._budget.spent
         await self._results.put(await job.save(outcome))
+
+
+@asynccontextmanager
+async def _folder_of_its_own() -> AsyncGenerator[Path, None]:
+    """Make a folder that goes with the run; a large journal takes its time to delete."""
+    folder = tempfile.TemporaryDirectory(prefix="kie-", ignore_cleanup_errors=True)
+    try:
+        yield Path(folder.name)
+    finally:
+        try:
+            await asyncio.to_thread(folder.cleanup)
+        except BaseException:  # a cancellation can take the thread's turn away
+            folder.cleanup()
+            raise
 
 
 def _single(failures: BaseExceptionGroup[BaseException]) -> BaseException:
