@@ -62,6 +62,12 @@ class OtherLoop:
         return {name: LOOPS[name]}
 
 
+def asyncio_only() -> None:
+    """Skip a test whose fake of `socket.getaddrinfo` uvloop never asks."""
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        pytest.skip("uvloop looks names up by itself")
+
+
 def choose_loop(config: pytest.Config) -> None:
     """Take the loop that was asked for."""
     if config.getoption("--loop") != "asyncio":
@@ -95,6 +101,7 @@ def never_blocking() -> Iterator[list[str]]:
     for function in detector.functions.values():
         function.can_block_in("logging/__init__.py", {"callHandlers"})  # the owner's handlers
         function.can_block_in("redis/utils.py", {"get_lib_version"})  # for each connection
+        function.can_block_in("psycopg/_tz.py", {"get_tzinfo"})  # for each time zone, once
     # One folder for a run without a journal of the user's: made in a thread, it could stay
     # behind when the run is cancelled meanwhile.
     for name in ("os.mkdir", "os.path.abspath", "os.getcwd"):
@@ -110,7 +117,7 @@ def never_blocking() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def _no_blocking(request: pytest.FixtureRequest) -> Iterator[None]:
     """Watch each test, if that was asked for."""
-    if not request.config.getoption("--blockbuster"):
+    if not request.config.getoption("--blockbuster") or request.node.get_closest_marker("blocks"):
         yield
         return
     with never_blocking() as called:

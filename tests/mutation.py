@@ -216,10 +216,11 @@ def _run(copy: Path, tests: Sequence[str], *, write: bool) -> int:
     hypothesis.settings.register_profile(
         "mutation", max_examples=30, deadline=None, derandomize=True, database=None
     )
-    hypothesis.settings.load_profile("mutation")
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-o", "addopts=",
                "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
-    return int(pytest.main([*options, "--rootdir", str(copy), *tests]))
+    return int(
+        pytest.main([*options, "--hypothesis-profile", "mutation", "--rootdir", str(copy), *tests])
+    )
 
 
 def copied(folder: Path) -> Path:

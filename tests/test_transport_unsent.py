@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from kie_async.errors import KieConnectionError
+from tests.hygiene import asyncio_only
 from tests.wire_servers import (
     RawServer,
     answer,
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.asyncio
 @contextmanager
 def names(monkeypatch: pytest.MonkeyPatch, resolve: Any) -> Iterator[None]:
     """Let every name be resolved by *resolve*."""
+    asyncio_only()
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", resolve)
         yield

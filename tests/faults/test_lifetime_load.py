@@ -216,6 +216,7 @@ async def test_fault_X10_a_hook_raises(
         assert any("a hook failed" in row.message for row in caplog.records)
 
 
+@pytest.mark.blocks
 @pytest.mark.asyncio
 async def test_fault_X10_a_hook_blocks_the_loop(request: pytest.FixtureRequest):
     """Longer than any deadline: calls end all the same, and every paid task is known.

@@ -27,6 +27,7 @@ from kie_async.errors import CreateInDoubtError, KieConnectionError
 from kie_async.instrumentation import RequestRetried
 from tests.faults.world_t import LONGEST, QUICK, World, world
 from tests.faults.world_t_proxy import FaultProxy
+from tests.hygiene import asyncio_only
 
 pytestmark = pytest.mark.asyncio
 
@@ -51,6 +52,7 @@ def not_sent(w: World, error: object, *, again: bool, attempts: int) -> KieConne
 @contextmanager
 def names(monkeypatch: pytest.MonkeyPatch, resolve: Callable[..., Any]) -> Iterator[None]:
     """Let every name be looked up by *resolve*."""
+    asyncio_only()
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", resolve)
         yield
