@@ -44,8 +44,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "journal": ("test_journal", "test_journal_contract", "test_journal_crash"),
     "files": (
-        "test_files_kinds", "test_files_names", "test_files", "test_files_faults",
-        "test_files_crash",
+        "test_files_edges", "test_files_kinds", "test_files_names", "test_files",
+        "test_files_faults", "test_files_crash",
     ),
 }  # fmt: skip
 """Which tests answer for a package; the quick ones first."""

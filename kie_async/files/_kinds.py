@@ -58,16 +58,18 @@ SUFFIXES = tuple(
 """Every suffix that a saved file can have."""
 
 # Content types whose files begin in a way that we know.
-_KNOWN_TYPES = {
-    "image/png": {".png"},
-    "image/jpeg": {".jpg"},
-    "image/gif": {".gif"},
-    "image/webp": {".webp"},
-    "image/avif": {".avif"},
-    "video/mp4": {".mp4", ".mov"},
-    "video/quicktime": {".mov", ".mp4"},
-    "video/webm": {".webm"},
-}
+_KNOWN_TYPES = frozenset(
+    {
+        "image/png",
+        "image/jpeg",
+        "image/gif",
+        "image/webp",
+        "image/avif",
+        "video/mp4",
+        "video/quicktime",
+        "video/webm",
+    }
+)
 _PAGE_TYPES = frozenset(
     {"text/html", "text/xml", "application/xml", "application/json", "application/xhtml+xml"}
 )
