@@ -1,0 +1,79 @@
+"""The edges of the limiters, for the mistakes that `tests.mutation` puts in."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from kie_async import SlidingWindowLimiter, UsageError
+from kie_async.errors import WrongLoopError
+from kie_async.redis_limiter import RedisLimiter
+from tests.clock import jumping
+
+AWAY = "redis://127.0.0.1:1/0"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("seconds", [-0.001, -1.0, math.inf, -math.inf, math.nan])
+async def test_a_pause_is_a_number_of_seconds(seconds: float):
+    """Of a limiter on a store as of a local one: else nobody would ever go on."""
+    async with RedisLimiter.from_url(AWAY, "account") as limiter:
+        with pytest.raises(UsageError, match="number of seconds"):
+            limiter.pause(seconds)
+    with pytest.raises(UsageError):
+        SlidingWindowLimiter().pause(seconds)
+
+
+@pytest.mark.asyncio
+async def test_a_store_limiter_belongs_to_one_loop_at_a_time():
+    """Another loop is refused while the first one is open, and taken when it has closed."""
+    other = asyncio.new_event_loop()
+    async with RedisLimiter.from_url(AWAY, "account") as limiter:
+        limiter._loop = other
+        with pytest.raises(WrongLoopError):
+            await limiter.acquire()
+        other.close()
+        (await limiter.acquire()).finish()
+
+        assert limiter.alone
+        assert limiter._loop is asyncio.get_running_loop()
+
+
+def test_loops_that_have_closed_are_forgotten():
+    """A limiter that lives as long as its process, and loops that come and go."""
+    limiter = SlidingWindowLimiter(3, 10.0)
+
+    async def take() -> None:
+        turns = [await limiter.acquire() for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await limiter.acquire()
+        for turn in turns:
+            turn.give_back()
+        assert (limiter.in_window, limiter.waiting) == (0, 0)
+
+    for _ in range(5):
+        asyncio.run(take())
+
+    assert len(limiter._stations) == 1
+
+
+@jumping
+async def test_those_who_gave_up_take_no_room_in_the_line():
+    """The line is never more than twice as long as it must be, and 64 places."""
+    limiter = SlidingWindowLimiter(1, 1000.0)
+    (await limiter.acquire()).finish()
+    waits = [asyncio.ensure_future(limiter.acquire()) for _ in range(1000)]
+    await asyncio.sleep(1.0)
+    for wait in waits[:-10]:
+        wait.cancel()
+    await asyncio.gather(*waits[:-10], return_exceptions=True)
+
+    assert limiter.waiting == 10
+    assert len(limiter._line) <= 64 + 2 * 10
+    for wait in waits[-10:]:
+        wait.cancel()
+    await asyncio.gather(*waits[-10:], return_exceptions=True)
+    assert limiter.waiting == 0
