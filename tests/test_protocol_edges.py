@@ -114,6 +114,16 @@ def test_a_bare_answer_without_an_error_is_none_that_can_be_read(status):
     assert caught.value.retryable == (status < 300)
 
 
+@pytest.mark.parametrize("status", [299, 300, 399, 400, 500])
+def test_json_without_a_code_is_nothing_that_can_be_read(status):
+    """Whatever the status; only a redirect is not worth another try."""
+    with pytest.raises(ResponseError) as caught:
+        read_credits(bare(status, b"{}"))
+
+    assert caught.value.retryable == (not 300 <= status < 400)
+    assert ("redirects" in str(caught.value)) == (300 <= status < 400)
+
+
 @pytest.mark.parametrize("status", [500, 521, 522, 523, 524, 525, 526, 527, 400, 300])
 def test_only_what_the_edge_could_not_hand_on_is_sent_again(status):
     """Cloudflare's 521, 523, 525 and 526."""
@@ -284,7 +294,7 @@ def test_an_upload_tells_its_file():
 
 
 @pytest.mark.parametrize(
-    "more", [{"data": {}}, {"data": None}, {"data": {"x": 1}, "success": False}]
+    "more", [{"data": {}}, {"data": None}, {"data": {"fileUrl": "u"}, "success": False}]
 )
 def test_an_upload_without_a_file_is_an_error(more):
     """Whatever the code says."""
