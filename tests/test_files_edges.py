@@ -19,7 +19,7 @@ from kie_async.files._names import short_hash
 from kie_async.files._part import Part, Progress, UnfitError
 from kie_async.files._whole import Verdict, judge
 from kie_async.transport import ResultTransport
-from tests.file_hosts import GIF, WEBM, no_renewal
+from tests.file_hosts import GIF, MP4, WEBM, boxes, no_renewal
 
 FORMS = {
     b"\x89PNG\r\n\x1a\n": (".png", "png"), b"\xff\xd8\xff": (".jpg", "jpeg"),
@@ -111,6 +111,17 @@ def test_lengths_at_their_limits():
     assert judged(WEBM[:4]) is Verdict.SHORT
     assert judged(WEBM[:5]) is Verdict.SHORT
     assert [one.value for one in Verdict] == ["whole", "short", "untold"]
+
+
+def test_boxes_at_their_limits():
+    """One shorter than its own head is none; a moving picture has its index elsewhere."""
+    assert judged(MP4) is Verdict.WHOLE
+    assert judged(MP4 + (4).to_bytes(4, "big")) is Verdict.SHORT
+    assert judged(MP4 + (9).to_bytes(4, "big") + b"free") is Verdict.SHORT
+    for index in (b"meta", b"moov"):
+        picture = boxes((b"ftyp", b"avis" + bytes(8)), (index, b"m" * 9))
+        assert judged(picture) is Verdict.WHOLE
+    assert judged(boxes((b"ftyp", b"avis" + bytes(8)), (b"mdat", b"m"))) is Verdict.SHORT
 
 
 def test_a_part_is_complete_only_with_all_its_bytes():
