@@ -9,6 +9,7 @@ The exit code is 1 if a row is missing, or a run failed.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ def main() -> int:
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-n", str(chosen.workers), "tests/faults"],
             cwd=ROOT,
+            env={**os.environ, "COLUMNS": "250"},  # room for the reason beside the name
             capture_output=True,
             text=True,
             check=False,

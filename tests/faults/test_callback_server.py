@@ -166,7 +166,7 @@ async def test_fault_C15_bombs(tmp_path: Path):
             bomb = evolve(true, body=body.replace(b"ID", task.task_id.encode()))
             began = time.monotonic()
             assert await d.post(bomb) == 400, name
-            assert time.monotonic() - began < 2.0, name
+            assert time.monotonic() - began < 5.0, name
         await d.quiet()
         assert (d.polls, d.effects) == (0, [])
 
@@ -225,7 +225,7 @@ async def test_fault_C17_the_users_handler_is_bad(tmp_path: Path):
         for task in await d.tasks(sources):
             began = time.monotonic()
             assert await d.post(d.callback(d.end(task))) == 200
-            assert time.monotonic() - began < 1.0  # Kie waits for fifteen
+            assert time.monotonic() - began < 5.0  # Kie waits for fifteen
         await d.ended(run, *sources)
         async with asyncio.timeout(LONGEST):
             while len(told) < 4 or len(begun) < 4:

@@ -169,7 +169,7 @@ async def test_fault_D07_416_for_another_size(told: str, tmp_path: Path):
 
 async def test_fault_D14_a_drip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Bytes come all the time, but too few: broken off, and gone on with where it was."""
-    monkeypatch.setattr(_results, "PATIENCE", 0.5)
+    monkeypatch.setattr(_results, "PATIENCE", 1.0)
     monkeypatch.setattr(_results, "SLOWEST", 100_000.0)  # bytes a second
     async with downloads(tmp_path) as d:
         d.spoil("drip", size=200, gap=0.01)  # half a minute for all of it

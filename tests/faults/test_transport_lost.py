@@ -124,7 +124,7 @@ async def test_fault_T12_the_peer_never_reads_a_large_body(tmp_path: Path):
         w.emulator.inject(Rule(route="createTask", action="unread", times=1))
         w.events.clear()
 
-        async with w.session(request_timeout=1.5) as kie:
+        async with w.session(request_timeout=3.0) as kie:  # the second time it is to succeed
             sent = {"task_id": "large", "note": LARGE}
             w.singles.made("large", await kie.create_task(UPSCALE, sent))
 
