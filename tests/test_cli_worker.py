@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import secrets
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,7 +124,7 @@ def test_ctrl_c_ends_a_worker_in_good_order(kie: Kie, url: str):
         (("bulk", "-", "--journal", "{}", "--dry-run"), "--dry-run is not for a shared journal"),
         (("worker", "--journal", "{}"), "there is no journal"),
         (("journal", "{}"), "there is no journal"),
-        (("worker", "--journal", "postgresql://kie@127.0.0.1:1/x"), "cannot be reached"),
+        (("worker", "--journal", "postgresql://kie@127.0.0.1:1/x"), "its address is right"),
     ],
 )
 def test_what_cannot_work_says_what_to_do(
@@ -146,6 +150,26 @@ def test_the_command_to_type_again_has_no_password():
         told = typed()
 
     assert told == "kie worker --journal 'postgresql://kie@db/x#night' --out 'my results'"
+
+
+def test_several_in_the_background_do_not_draw_over_each_other():
+    """On the terminal of a script that starts workers with ``&``: plain lines."""
+    ours, theirs = pty.openpty()
+    asked = "from kie_async.cli._output import Output; print('live', Output().live)"
+    script = f'"{sys.executable}" -c "{asked}"; "{sys.executable}" -c "{asked}" & wait'
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "bash", "-c", script],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "NO_COLOR": ""},
+    )
+    process.wait(60)
+    said = os.read(ours, 10_000).decode().split()
+    os.close(ours)
+    os.close(theirs)
+
+    assert said == ["live", "True", "live", "False"]
 
 
 def test_a_password_is_not_shown():

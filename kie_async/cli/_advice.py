@@ -117,6 +117,8 @@ def money_of(row: Row) -> str:
 
 def first_step(error: KieError) -> str:
     """Return the next step after an error that concerns no single task."""
+    if isinstance(error, JournalError) and error.retryable:
+        return "see that the database runs and its address is right, then the same again"
     return next((step for kind, step in STEPS if isinstance(error, kind)), LATER)
 
 

@@ -38,7 +38,7 @@ class Output:
             if isinstance(stream, io.TextIOWrapper):  # a path or a message may not be ASCII
                 stream.reconfigure(errors="backslashreplace")
         self.as_json = as_json
-        self.live = _dresses(sys.stderr) and not as_json
+        self.live = _dresses(sys.stderr) and not as_json and not _in_background()
         self.plain_terminal = (
             sys.stdout.isatty() and sys.stderr.isatty() and not self.live and not as_json
         )
@@ -129,6 +129,17 @@ def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
     except ValueError:  # closed
+        return False
+
+
+def _in_background() -> bool:
+    """True if a shell has started us with ``&``: others may draw on this terminal, too."""
+    try:
+        if os.tcgetpgrp(sys.stderr.fileno()) != os.getpgrp():
+            return True
+        # The shell of a script leaves them in its own group, and takes their stdin away.
+        return os.path.samestat(os.fstat(0), Path(os.devnull).stat())
+    except (OSError, ValueError):  # no terminal of ours, or a stream that is closed
         return False
 
 

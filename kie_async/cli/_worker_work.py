@@ -67,6 +67,7 @@ async def work(wanted: Wanted, output: Output, stop: Stop) -> int:
             f"balance {await kie.get_credits():,.10g} credits."
         )
         run = _started(wanted, kie, journal)
+        await run.count()  # else it begins with 0 of 0
         ticker = Ticker(output, run.progress, rate, lambda: None)
         stop.last_words = lambda: ticker.last_words(wanted.again)
         ticker.start()
