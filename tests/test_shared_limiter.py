@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import signal
@@ -92,8 +93,12 @@ class PostgresStore:
         self._ask("TRUNCATE kie_limits.turns, kie_limits.accounts, kie_limits.processes")
 
     def known(self) -> int:
-        (count,) = self._ask("SELECT count(*) FROM kie_limits.turns").fetchone()
-        return count
+        there, counted = self._ask(
+            "SELECT (SELECT count(*) FROM kie_limits.turns),"
+            " (SELECT sum(counted) FROM kie_limits.accounts)"
+        ).fetchone()
+        assert there == counted
+        return there
 
     def set_clock_back(self, seconds: float) -> None:
         micro = int(seconds * 1e6)
@@ -428,6 +433,27 @@ async def test_a_store_that_refuses_is_a_store_that_is_away(store, fault):
         async with asyncio.timeout(5):
             (await limiter.acquire()).finish()
         assert limiter.alone
+
+
+@pytest.mark.asyncio
+async def test_a_large_account_is_no_burden_to_the_store(store):
+    """Thousands of turns in a window, and a call walks over none of them."""
+    async with contextlib.AsyncExitStack() as stack:
+        many = [
+            await stack.enter_async_context(limiter_on(store, limit=6000, window=120.0, share=0.0))
+            for _ in range(10)
+        ]
+        for limiter in many:
+            (await limiter.acquire()).give_back()  # it is connected now
+
+        async def one(limiter: StoreLimiter) -> None:
+            for _ in range(20):
+                (await limiter.acquire()).finish()
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for limiter in many * 20:
+                group.create_task(one(limiter))
+        assert store.known() == 4000
 
 
 @pytest.mark.asyncio

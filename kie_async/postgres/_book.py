@@ -4,6 +4,9 @@ It is the script of the Redis limiter in the server's own language, under the sa
 a turn counts until a window after its answer, or after its lease if none comes; while
 others wait, no process gets further ahead of them than a share of the window.
 
+How many turns count is kept, not counted, and those that have ended are not walked over
+again: a large account has tens of thousands in a window, and all calls stand in one line.
+
 The tables are unlogged, and a call does not wait for the disk.  A crash of the server
 empties them; then every process tells it anew which turns still count.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["CALL", "SCHEMA", "TABLES"]
+__all__ = ["CALL", "NAME", "SCHEMA", "TABLES"]
 
 SCHEMA = "kie_limits"
 
@@ -21,34 +24,47 @@ DECLARE
     now BIGINT;
     is_paused BIGINT;
     last_left BIGINT;
+    counted_now INTEGER;
+    swept_to BIGINT;
+    changed INTEGER;
     free INTEGER;
     others INTEGER;
     least DOUBLE PRECISION;
     mine DOUBLE PRECISION;
 BEGIN
     INSERT INTO kie_limits.accounts (account) VALUES (who) ON CONFLICT DO NOTHING;
-    SELECT a.paused, a.last_turn INTO is_paused, last_left
+    SELECT a.paused, a.last_turn, a.counted, a.swept
+        INTO is_paused, last_left, counted_now, swept_to
         FROM kie_limits.accounts AS a WHERE a.account = who FOR UPDATE;
     now := (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT;
 
     -- a clock that was set back leaves times that nobody can have meant
     last_left := least(last_left, now);
+    swept_to := least(swept_to, now);
     UPDATE kie_limits.turns AS t SET until = now + span + lease
         WHERE t.account = who AND t.until > now + span + lease;
 
     -- what has happened: answers, turns given back, all of a process that could not ask us
     UPDATE kie_limits.turns AS t SET until = now + span
         WHERE t.account = who AND t.turn = ANY (finished);
-    WITH back AS (
-        DELETE FROM kie_limits.turns AS t
-            WHERE t.account = who AND t.turn = ANY (returned) RETURNING 1)
-    UPDATE kie_limits.processes AS p SET served = p.served - (SELECT count(*) FROM back)
-        WHERE p.account = who AND p.process = me;
-    INSERT INTO kie_limits.turns (account, turn, until)
-        SELECT who, r.turn, now + r.rest FROM unnest(restored, restored_left) AS r (turn, rest)
-        ON CONFLICT (account, turn) DO UPDATE
-            SET until = excluded.until;
-    DELETE FROM kie_limits.turns AS t WHERE t.account = who AND t.until <= now;
+    DELETE FROM kie_limits.turns AS t WHERE t.account = who AND t.turn = ANY (returned);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    IF changed > 0 THEN
+        counted_now := counted_now - changed;
+        UPDATE kie_limits.processes AS p SET served = p.served - changed
+            WHERE p.account = who AND p.process = me;
+    END IF;
+    WITH put AS (
+        INSERT INTO kie_limits.turns (account, turn, until)
+            SELECT who, r.turn, now + r.rest FROM unnest(restored, restored_left) AS r (turn, rest)
+            ON CONFLICT (account, turn) DO UPDATE SET until = excluded.until
+            RETURNING xmax = 0 AS is_new)
+    SELECT counted_now + count(*) INTO counted_now FROM put WHERE is_new;
+    DELETE FROM kie_limits.turns AS t
+        WHERE t.account = who AND t.until > swept_to AND t.until <= now;
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    counted_now := counted_now - changed;
+    swept_to := now;
     DELETE FROM kie_limits.processes AS p WHERE p.account = who AND p.seen < now - 60000000;
     is_paused := greatest(is_paused, CASE WHEN pause > 0 THEN now + pause ELSE 0 END);
 
@@ -56,12 +72,12 @@ BEGIN
     granted := 0;
     wait := 0;
     IF want > 0 THEN
-        SELECT most - count(*) INTO free FROM kie_limits.turns AS t WHERE t.account = who;
+        free := most - counted_now;
         IF is_paused > now THEN
             wait := is_paused - now;
         ELSIF free <= 0 THEN
-            SELECT least(min(t.until) - now, span) INTO wait
-                FROM kie_limits.turns AS t WHERE t.account = who;
+            SELECT least(t.until - now, span) INTO wait FROM kie_limits.turns AS t
+                WHERE t.account = who AND t.until > swept_to ORDER BY t.until LIMIT 1;
         ELSE
             -- no more than an eighth at once: others who want some may be on their way
             granted := least(want, free, greatest(1, ceil(most / 8.0)::INTEGER));
@@ -103,24 +119,22 @@ BEGIN
                 SET served = kie_limits.processes.served + granted,
                     asks = excluded.asks, seen = excluded.seen;
     END IF;
-    IF granted > 0 OR pause > 0 THEN
-        UPDATE kie_limits.accounts AS a
-            SET paused = is_paused, last_turn = CASE WHEN granted > 0 THEN now ELSE last_left END
-            WHERE a.account = who;
-    END IF;
+    UPDATE kie_limits.accounts AS a
+        SET paused = is_paused, counted = counted_now + granted, swept = swept_to,
+            last_turn = CASE WHEN granted > 0 THEN now ELSE last_left END
+        WHERE a.account = who;
 END
 """
 
-# Another version of the package has another body, and so another name: both may be in use.
-_NAME = f"kie_limits.book_{hashlib.sha256(_BODY.encode()).hexdigest()[:12]}"
-
-TABLES = f"""
+_TABLES = """
 SET LOCAL search_path TO kie_limits;
 CREATE SCHEMA IF NOT EXISTS kie_limits;
 CREATE UNLOGGED TABLE IF NOT EXISTS kie_limits.accounts (
     account TEXT PRIMARY KEY,
     paused BIGINT NOT NULL DEFAULT 0,
-    last_turn BIGINT NOT NULL DEFAULT 0
+    last_turn BIGINT NOT NULL DEFAULT 0,
+    counted INTEGER NOT NULL DEFAULT 0,
+    swept BIGINT NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 CREATE UNLOGGED TABLE IF NOT EXISTS kie_limits.turns (
     account TEXT NOT NULL,
@@ -128,6 +142,7 @@ CREATE UNLOGGED TABLE IF NOT EXISTS kie_limits.turns (
     until BIGINT NOT NULL,
     PRIMARY KEY (account, turn)
 );
+CREATE INDEX IF NOT EXISTS turns_by_until ON kie_limits.turns (account, until);
 CREATE UNLOGGED TABLE IF NOT EXISTS kie_limits.processes (
     account TEXT NOT NULL,
     process TEXT NOT NULL,
@@ -136,7 +151,12 @@ CREATE UNLOGGED TABLE IF NOT EXISTS kie_limits.processes (
     seen BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (account, process)
 ) WITH (fillfactor = 50);
-CREATE OR REPLACE FUNCTION {_NAME} (
+"""
+
+# Another version of the package has another body, and so another name: both may be in use.
+NAME = f"kie_limits.book_{hashlib.sha256((_TABLES + _BODY).encode()).hexdigest()[:12]}"
+
+TABLES = f"""{_TABLES}CREATE OR REPLACE FUNCTION {NAME} (
     who TEXT, most INTEGER, span BIGINT, lease BIGINT, me TEXT, want INTEGER, pause BIGINT,
     finished TEXT[], returned TEXT[], restored TEXT[], restored_left BIGINT[], numbers BIGINT[],
     OUT granted INTEGER, OUT wait BIGINT
@@ -144,7 +164,7 @@ CREATE OR REPLACE FUNCTION {_NAME} (
 """
 
 CALL = (
-    f"SELECT granted, wait FROM {_NAME} (%s::text, %s::integer, %s::bigint, %s::bigint, "  # noqa: S608
+    f"SELECT granted, wait FROM {NAME} (%s::text, %s::integer, %s::bigint, %s::bigint, "  # noqa: S608
     "%s::text, %s::integer, %s::bigint, %s::text[], %s::text[], %s::text[], %s::bigint[], "
     "%s::bigint[])"
 )

@@ -9,12 +9,19 @@ from typing import Any, ClassVar
 import psycopg
 
 from kie_async.limiter import LIMIT, WINDOW, Ask, StoreLimiter
-from kie_async.postgres._book import CALL, SCHEMA, TABLES
+from kie_async.postgres._book import CALL, NAME, SCHEMA, TABLES
 from kie_async.postgres._connect import Place
 
 __all__ = ["PostgresLimiter"]
 
 _LOCK = 0x4B494542  # of making the tables
+
+# `_book` says why a call does not wait for the disk.  A process that is stopped while it
+# makes the tables holds nobody up.
+_SETTINGS = """
+SELECT set_config('synchronous_commit', 'off', false),
+    set_config('idle_in_transaction_session_timeout', '5s', false)
+"""
 
 
 class PostgresLimiter(StoreLimiter):
@@ -98,10 +105,12 @@ class PostgresLimiter(StoreLimiter):
         settings = self._place.settings
         conn = await psycopg.AsyncConnection.connect(**settings, autocommit=True)
         try:
-            async with conn.transaction():
-                await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-                await conn.execute(TABLES)
-            await conn.execute("SET synchronous_commit TO off")  # see `_book`
+            await conn.execute(_SETTINGS)
+            found = await (await conn.execute("SELECT to_regproc(%s)", (NAME,))).fetchone()
+            if found == (None,):
+                async with conn.transaction():
+                    await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                    await conn.execute(TABLES)
         except BaseException:
             await conn.close()
             raise
