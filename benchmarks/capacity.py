@@ -2,11 +2,14 @@
 
     python benchmarks/capacity.py [--tasks 3000] [--workers 4] [--smoke]
 
-First a run of one process on a file and a run of several workers on PostgreSQL, against an
-emulator without a limit: CPU a task of the client and of the database, round trips, bytes.
-Then accounts of 2 to 2,000 creates a second: how many cores each part needs, and a
-simulation of a database of some cores that serves all workers: does it keep up, and how
-late is a create?  The emulator is a process of its own and not counted.
+First the turns: a hundred processes' limiters on one book, at 2,000 turns a second, in Redis
+and in PostgreSQL.  Then a run of one process on a file and a run of several workers on
+PostgreSQL, against an emulator without a limit: CPU a task of the client and of the
+database, round trips, bytes.  Then accounts of 2 to 2,000 creates a second: how many cores
+each part needs, and a simulation of a database of some cores that serves all workers: does
+it keep up, and how late is a create?  Polls need no measuring: an account is allowed so
+many a second, and where creates outrun them callbacks take their place.  The emulator is a
+process of its own and not counted.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +38,19 @@ CORES = 8
 WAITS = 12
 """Times that an item waits for the database, one after the other: taken, looked up, turn,
 intent, id, end, and the job's end."""
+
+
+PROCESSES = 100
+HOLDS = 0.1
+"""Seconds from a turn to its answer."""
+
+
+class Turns(NamedTuple):
+    """What a book of turns did under load."""
+
+    second: float  # turns a second
+    store: float  # CPU seconds of the store a turn
+    alone: int  # processes that lost patience
 
 
 class Cost(NamedTuple):
@@ -125,6 +142,48 @@ async def on_postgres(api: str, ids: list[str], workers: int) -> Cost:
     return Cost(client / len(ids), store / len(ids), float(row[0] if row else 0) / len(ids), plan)
 
 
+async def turns(url: str, cpu: Callable[[], float], seconds: float) -> Turns:
+    """Let many limiters take what 2,000 a second allow, in a window of a second."""
+    from kie_async.limiter import StoreLimiter
+    from tests.limiter_worker import limiter_on
+
+    clock = asyncio.get_running_loop().time
+    limiters = [limiter_on(url, "capacity", RATES[-1], 1.0) for _ in range(PROCESSES)]
+    for limiter in limiters:  # connected before the clock runs
+        (await limiter.acquire()).give_back()
+    began, spent, taken, alone = clock(), cpu(), 0, 0
+
+    async def one(limiter: StoreLimiter) -> None:
+        nonlocal taken
+        while clock() - began < seconds:
+            with await limiter.acquire():
+                taken += 1
+                await asyncio.sleep(HOLDS)
+
+    async with asyncio.TaskGroup() as group:
+        for limiter in limiters * (2 * RATES[-1] // PROCESSES):
+            group.create_task(one(limiter))
+        while clock() - began < seconds:
+            await asyncio.sleep(0.2)
+            alone = max(alone, sum(limiter.alone for limiter in limiters))
+    lasted, spent = clock() - began, cpu() - spent
+    for limiter in limiters:
+        await limiter.aclose()
+    return Turns(taken / lasted, spent / taken, alone)
+
+
+def books(seconds: float) -> Iterator[tuple[str, Turns]]:
+    """Put each store under load."""
+    from tests.postgres_servers import postgres_server
+    from tests.redis_servers import SERVER, redis_server
+
+    if SERVER is not None:
+        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as redis:
+            yield "Redis", asyncio.run(turns(redis.url, redis.cpu, seconds))
+    with postgres_server() as server:
+        yield "PostgreSQL", asyncio.run(turns(server.url, server.cpu, seconds))
+
+
 def simulated(rate: float, cost: Cost, seconds: float, rng: random.Random) -> tuple[float, float]:
     """Let creates of *rate* a second ask a database of some cores for what each needs.
 
@@ -202,6 +261,13 @@ def main() -> int:
     if POSTGRES is None:
         print("no PostgreSQL on this machine: nothing was measured")
         return 0
+    print(f"{PROCESSES} processes, {RATES[-1]:,} turns a second allowed:")
+    for name, load in books(2.0 if chosen.smoke else 20.0):
+        print(
+            f"  {name:<12}{load.second:>7,.0f} a second, {load.store * 1e6:>4.0f} us of its CPU "
+            f"a turn, {load.alone} processes lost patience"
+        )
+    print()
     tasks, workers = (150, 2) if chosen.smoke else (chosen.tasks, chosen.workers)
     emulator = subprocess.Popen([sys.executable, str(HERE), "--serve"], stdout=subprocess.PIPE)
     try:

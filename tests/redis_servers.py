@@ -77,6 +77,12 @@ class Server:
         if number == signal.SIGKILL:
             self._process.wait()
 
+    def cpu(self) -> float:
+        """The CPU seconds that it has spent."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> None:
         """End it, however it stands."""
         if self._process is not None and self._process.poll() is None:
