@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 import pytest
 
+from kie_async.errors import KieConnectionError
 from kie_async.limiter import Ask, StoreLimiter
 from kie_async.limiter._own import FEW, OwnTurns
 from kie_async.testing import in_virtual_time
@@ -17,8 +19,11 @@ class Store(StoreLimiter):
 
     error: Exception | None = None
     pauses: list[float]
+    connecting = 0.0
 
     async def _book(self, ask: Ask) -> tuple[int, float]:
+        await asyncio.sleep(self.connecting)
+        self.connecting = 0.0  # a call that is cut off has not connected
         if self.error is not None:
             raise self.error
         self.pauses.append(ask.pause)
@@ -71,6 +76,43 @@ async def test_no_error_of_a_driver_lets_anybody_hang(error):
         limiter.error = None
         while limiter.alone:
             (await limiter.acquire()).finish()
+
+
+@in_virtual_time
+async def test_a_store_that_is_slow_to_connect_to_is_reached_all_the_same():
+    """A far one, by TLS: the share is used meanwhile, and nobody waits for the connection."""
+    limiter = store(share=1.0)
+    limiter.connecting = 1.5
+    loop = asyncio.get_running_loop()
+    async with limiter, asyncio.timeout(10.0):
+        for _ in range(20):
+            (await limiter.acquire()).finish()
+        assert loop.time() < 0.5  # the first call alone was waited for
+        while not limiter.pauses:
+            waiting = asyncio.create_task(limiter.acquire())
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert loop.time() == pytest.approx(0.25 + 1.0 + 1.5, abs=0.2)
+        (await limiter.acquire()).finish()
+        assert not limiter.alone
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@in_virtual_time
+async def test_a_store_that_hangs_while_it_is_looked_for_holds_up_no_end(share):
+    """Closing does not wait for it."""
+    limiter = store(share=share)
+    loop = asyncio.get_running_loop()
+    limiter.connecting = 1000.0
+    async with limiter:
+        for _ in range(3):
+            with contextlib.suppress(KieConnectionError):
+                (await limiter.acquire()).finish()
+            await asyncio.sleep(1.0)
+        before = loop.time()
+    assert loop.time() - before < 0.5
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @in_virtual_time

@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 
 from kie_async.errors import UsageError
+from kie_async.limiter._ask import Ask
 from kie_async.limiter._line import SlidingWindowLimiter
-from kie_async.limiter._store import Ask, StoreLimiter
+from kie_async.limiter._store import StoreLimiter
 from kie_async.limiter._turn import RateLimiter, Turn, Unlimited
 from kie_async.limiter._window import LIMIT, WINDOW, SlidingWindow
 

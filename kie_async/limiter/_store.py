@@ -16,48 +16,27 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import ClassVar, Self
-
-from attrs import frozen
+from typing import Any, ClassVar, Self
 
 from kie_async.errors import KieConnectionError, UsageError, WrongLoopError
+from kie_async.limiter._ask import Ask
 from kie_async.limiter._line import SlidingWindowLimiter
 from kie_async.limiter._own import OwnTurns
 from kie_async.limiter._turn import Turn
 from kie_async.limiter._window import SlidingWindow
 
-__all__ = ["Ask", "StoreLimiter"]
+__all__ = ["StoreLimiter"]
 
 logger = logging.getLogger("kie_async.limiter")
 
 RETRY = 1.0
 """Seconds between two looks whether the store is there again."""
+REACH = 5.0
+"""Seconds for such a look: a new connection takes several journeys to the store."""
 GATHER = 0.002
 """Seconds in which ends are gathered into one call."""
 CARRIED = 500
 """Turns wanted, or ends told, in one call: a script that runs long holds up everybody."""
-
-
-@frozen(kw_only=True)
-class Ask:
-    """What one call tells the store, and what it wants; times are in seconds.
-
-    Attributes:
-        wanted: Turns for callers who wait, and
-        numbers: how these turns will be called, behind the process's name.
-        pause: Hold everybody back for so long.
-        finished: Turns whose answer has come.
-        returned: Turns that were not used.
-        restored: All turns of this process after the store was away, and how long each
-            still counts; 0 if no longer.
-    """
-
-    wanted: int
-    numbers: Sequence[int]
-    pause: float
-    finished: Sequence[str]
-    returned: Sequence[str]
-    restored: Sequence[tuple[str, float]]
 
 
 class StoreLimiter(ABC):
@@ -90,6 +69,7 @@ class StoreLimiter(ABC):
         self._closed = False
         self._local: SlidingWindowLimiter | None = None
         self._retry_at = 0.0
+        self._look: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._driver: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -130,8 +110,12 @@ class StoreLimiter(ABC):
             future.cancel()
         self._line.clear()
         self._wake.set()
-        if self._driver is not None:
-            await asyncio.wait([self._driver])
+        if self._look is not None:
+            self._look.cancel()
+        ending = [task for task in (self._driver, self._look) if task is not None]
+        if ending:
+            await asyncio.wait(ending)
+        self._look = None
         await self._let_go()
 
     @property
@@ -168,6 +152,7 @@ class StoreLimiter(ABC):
             if self._loop is not None and not self._loop.is_closed():
                 raise WrongLoopError("this limiter belongs to another event loop: make one here")
             self._loop, self._driver, self._wake = loop, None, asyncio.Event()
+            self._look = None
         self._closed = False
         future: asyncio.Future[Turn] = loop.create_future()
         self._line.append(future)
@@ -248,7 +233,11 @@ class StoreLimiter(ABC):
             pass
 
     async def _ask(
-        self, wanted: int, restored: Sequence[tuple[str, float]] = ()
+        self,
+        wanted: int,
+        restored: Sequence[tuple[str, float]] = (),
+        *,
+        patience: float | None = None,
     ) -> tuple[list[str], float]:
         """Make one call; what could not be told is told again by the next one."""
         now = self._now()
@@ -265,7 +254,7 @@ class StoreLimiter(ABC):
             restored=restored,
         )
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(patience or self._patience):
                 granted, wait = await self._book(ask)
         except BaseException:
             self._pause = max(self._pause, pause)
@@ -320,11 +309,16 @@ class StoreLimiter(ABC):
         logger.warning("the store of the rate limit is away (%s): until it is back, %s", kind, how)
 
     async def _without_store(self) -> None:
-        """Serve the first in line from the share, or see whether the store is back."""
+        """Serve the first in line from the share, and see whether the store is back."""
         loop = asyncio.get_running_loop()
         left = self._retry_at - loop.time()
-        if left < GATHER:
-            await self._come_back()
+        if left < GATHER and self._look is None:
+            self._look = loop.create_task(self._ask(0, patience=REACH))
+            self._look.add_done_callback(_failure)
+        look = self._look
+        if look is not None and look.done():
+            self._look = None
+            await self._come_back(reached=_failure(look) is None)
             return
         self._hand_out([])
         local = self._local
@@ -334,8 +328,13 @@ class StoreLimiter(ABC):
             self._refuse()
             return
         taking = loop.create_task(local.acquire())
+        waiting = [taking] if look is None else [taking, look]
         try:
-            await asyncio.wait([taking], timeout=left)
+            await asyncio.wait(
+                waiting,
+                timeout=left if look is None else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         finally:
             if not taking.done():
                 taking.cancel()
@@ -372,8 +371,11 @@ class StoreLimiter(ABC):
         self._own_alone.end(finished, returned, now)
         self._own_alone.forget(now)
 
-    async def _come_back(self) -> None:
-        """Look whether the store answers; tell it until when our turns count."""
+    async def _come_back(self, *, reached: bool) -> None:
+        """If the store has answered, tell it until when our turns count."""
+        if not reached:
+            self._retry_at = self._now() + RETRY
+            return
         self._settle()
         now = self._now()
         try:
@@ -384,6 +386,11 @@ class StoreLimiter(ABC):
         self._own.join(self._own_alone)
         self._local = None
         logger.warning("the store of the rate limit is back")
+
+
+def _failure(look: asyncio.Task[Any]) -> BaseException | None:
+    """Return why a look at the store failed, if it did."""
+    return asyncio.CancelledError() if look.cancelled() else look.exception()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
