@@ -28,6 +28,9 @@ async def main(
     """Work from a line on stdin on, until the time is over."""
     async with limiter_on(url, account, limit, window) as limiter:
         (await limiter.acquire()).give_back()  # it is connected now
+        while limiter.alone:  # it took long to connect
+            await asyncio.sleep(0.1)
+            (await limiter.acquire()).give_back()
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         loop = asyncio.get_running_loop()

@@ -315,6 +315,7 @@ class StoreLimiter(ABC):
         if left < GATHER and self._look is None:
             self._look = loop.create_task(self._ask(0, patience=REACH))
             self._look.add_done_callback(_failure)
+            await asyncio.wait([self._look], timeout=self._patience)  # it may be there
         look = self._look
         if look is not None and look.done():
             self._look = None
@@ -330,11 +331,8 @@ class StoreLimiter(ABC):
         taking = loop.create_task(local.acquire())
         waiting = [taking] if look is None else [taking, look]
         try:
-            await asyncio.wait(
-                waiting,
-                timeout=left if look is None else None,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            timeout = left if look is None else None
+            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not taking.done():
                 taking.cancel()
