@@ -147,10 +147,12 @@ async def shown(
     loop = asyncio.get_running_loop()
 
     async def served(reader, writer):
-        while line := await reader.readline():
-            book.append((loop.time(), line.decode().strip()))
-            writer.write(b"ok\n")
-        writer.close()
+        try:
+            while line := await reader.readline():
+                book.append((loop.time(), line.decode().strip()))
+                writer.write(b"ok\n")
+        finally:  # also when the loop ends first
+            writer.close()
 
     server = await asyncio.start_server(served, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

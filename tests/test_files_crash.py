@@ -282,9 +282,11 @@ async def test_a_cancelled_download_is_resumed_where_its_bytes_end(tmp_path, mon
     async def half(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(cut(2_000_000, body))
-        with contextlib.suppress(ConnectionError):
-            await reader.read()  # until the client has gone
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError):
+                await reader.read()  # until the client has gone
+        finally:  # or the loop ends first
+            writer.close()
 
     server = await asyncio.start_server(half, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"

@@ -340,13 +340,15 @@ async def test_a_drip_is_broken_off_and_resumed(tmp_path, monkeypatch):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(cut(0))
         loop = asyncio.get_running_loop()
-        while not writer.is_closing() and dripped < 10_000:
-            writer.write(PNG[dripped : dripped + 1])
-            dripped += 1
-            waiting = loop.create_future()
-            loop.call_later(0.002, waiting.set_result, None)
-            await waiting
-        writer.close()
+        try:
+            while not writer.is_closing() and dripped < 10_000:
+                writer.write(PNG[dripped : dripped + 1])
+                dripped += 1
+                waiting = loop.create_future()
+                loop.call_later(0.002, waiting.set_result, None)
+                await waiting
+        finally:  # also when the loop ends first
+            writer.close()
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
@@ -367,8 +369,10 @@ async def test_everything_ends_by_the_deadline(tmp_path):
     """A host that says nothing, and no patience."""
 
     async def silence(reader, writer):
-        await reader.read()  # until the client has gone
-        writer.close()
+        try:
+            await reader.read()  # until the client has gone
+        finally:  # or the loop ends first
+            writer.close()
 
     silent = await asyncio.start_server(silence, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/x"
