@@ -159,6 +159,9 @@ def test_fault_M03_the_monotonic_clock_leaps_by_a_day(tmp_path: Path):
             await until(answered)
 
             loop.leap = 86_400.0
+            # A create whose answer came with the leap is waited for from then on only.
+            while not (await asyncio.wait([outcomes], timeout=5.0))[0]:
+                loop.leap += 86_400.0
 
             found = await outcomes
             with pytest.raises(WaitTimeoutError) as caught:
