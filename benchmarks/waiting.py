@@ -8,7 +8,7 @@ tasks that never end, while nothing is asked; each client in a process of its ow
 fal-client is beside ours if it is installed (``pip install -r
 benchmarks/requirements.txt``).  Connections are counted by the server.  Other costs of
 waiting are elsewhere: a wake among 100,000 in ``polling.py --wake``, a million ids in
-``bulk.py``, and the CPU of an item is here, beside that of its two requests alone.
+``bulk.py``, and what a run adds to an item in ``safety.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -36,7 +35,6 @@ from kie_async.limiter import Unlimited
 KIB = 2.0
 OF_FAL = 0.75
 REUSED = 0.99
-ITEM = 15.0
 SOURCE = "0" * 32
 
 
@@ -109,36 +107,6 @@ async def connections(stub: Stub, waiting: int, polls: int, gap: float) -> tuple
     return counts["reads_reused"] / counts["reads"], counts["peak"]
 
 
-async def item_cpu(url: str, count: int) -> float:
-    """Return microseconds of CPU that an item of a run takes beside its two requests."""
-    from kie_async.journal import Journal  # noqa: F401 - loaded before the clock runs
-
-    async with session(url, gap=0.01) as kie:
-
-        async def direct(number: int) -> None:
-            made = await kie.create_task("grok-imagine/upscale", {"task_id": f"{number:032x}"})
-            await kie.wait_for_result(made)
-
-        costs = []
-        for _ in range(2):  # the first warms both up
-            began = time.process_time()
-            left = iter(range(count))
-
-            async def worker(numbers: object = left) -> None:
-                for number in numbers:  # type: ignore[attr-defined]
-                    await direct(number)
-
-            async with asyncio.TaskGroup() as group:
-                for _ in range(100):
-                    group.create_task(worker())
-            alone = time.process_time() - began
-            began = time.process_time()
-            async for _ in kie.upscale_many((f"{n:032x}" for n in range(count)), in_flight=100):
-                pass
-            costs.append((time.process_time() - began - alone) / count * 1e6)
-    return costs[-1]
-
-
 def main() -> int:
     """Measure, print, and return the exit code."""
     if "--one" in sys.argv:
@@ -165,10 +133,6 @@ def main() -> int:
         ]
     )
     rows.append(["most connections open", f"{peak:.0f}", report.judge("connections", peak, 120)])
-    with Stub() as stub:
-        cpu = asyncio.run(item_cpu(stub.url, 200 if asked.smoke else 5000))
-    rows.append(["us of CPU an item, beside its requests", f"{cpu:.0f}",
-                 f"at most {ITEM:g} without the journal's records (journal.py)"])  # fmt: skip
     print(table(["waiting", "measured", "goal"], rows))
     print("polls are 1 s apart here, where they are 30 s apart by default: keep-alive is 60 s")
     print(versions("kie_async", "aiohttp", "fal-client"))
