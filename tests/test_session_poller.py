@@ -82,6 +82,31 @@ def alarms() -> int:
 
 
 @jumping
+async def test_a_loop_may_hand_out_timers_that_do_not_tell_when(monkeypatch):
+    """Those of uvloop are plain handles if they are due by the time that they are set."""
+    loop = asyncio.get_running_loop()
+    real = loop.call_at
+
+    class Plain:
+        def __init__(self, handle: asyncio.TimerHandle) -> None:
+            self.cancel = handle.cancel
+
+    def call_at(when, callback, *args, **more):
+        handle = real(when, callback, *args, **more)
+        return Plain(handle) if getattr(callback, "__self__", None) is waiting else handle
+
+    monkeypatch.setattr(loop, "call_at", call_at)
+    tasks = Tasks(late=9.0, soon=3.0)
+    waiting = poller(tasks, Unlimited())
+
+    waits = [asyncio.create_task(waiting.wait(name, created_at=0.0)) for name in tasks.ends]
+    done = await asyncio.gather(*waits)
+
+    assert [task.task_id for task in done] == ["late", "soon"]
+    await waiting.close()
+
+
+@jumping
 async def test_a_task_made_here_is_looked_at_when_it_is_due_and_not_before():
     """Each 2 s from its create on; between the looks there is an alarm and no task."""
     tasks = Tasks(a=7.0)

@@ -86,6 +86,7 @@ class Poller:
         self._try_acquire: Callable[[], Turn | None] = getattr(limiter, "try_acquire", _no_turn)
         self._driver: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0  # not every loop's handles tell it
         self._closed = False
         self._refusals = 0
         self._loop = asyncio.get_running_loop()
@@ -217,9 +218,9 @@ class Poller:
         due = self._queue.next_due(now)
         if due is not None and due <= now:
             return now
-        alarm = self._alarm
-        if due is not None and (alarm is None or due < alarm.when()):
+        if due is not None and (self._alarm is None or due < self._alarm_at):
             self._quiet()
+            self._alarm_at = due
             self._alarm = self._loop.call_at(due, self._alarm_rang)
         return None  # an alarm that rings too early is set anew then
 
