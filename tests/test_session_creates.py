@@ -301,6 +301,20 @@ async def test_without_an_intent_nothing_is_sent():
 
 
 @jumping
+async def test_a_task_that_exists_is_not_created_again_whatever_its_record_says():
+    """The database may be back in a second; the task is paid for, and its id is told."""
+    log, api = [], FakeAPI()
+    away = JournalError("the database is away", retryable=True)
+    async with session_on(api) as kie:
+        with pytest.raises(JournalError) as caught:
+            await recorded(kie, Record(log, api, settle=away))
+
+    assert [what for what, *_ in log] == ["intend", "settle"]
+    assert caught.value.task_id == log[-1][2] is not None
+    assert caught.value.maybe_charged
+
+
+@jumping
 async def test_an_outcome_that_cannot_be_kept_still_reaches_the_caller():
     """The id is on the exception."""
     api, log, seen = FakeAPI(), [], []

@@ -368,6 +368,8 @@ class Creates:
 
     def _delay(self, order: Order, error: KieError, failures: int) -> float | None:
         """Ask the policy; reported failures are counted by themselves."""
+        if order.task_id is not None:
+            return None  # it exists: only its record failed
         if isinstance(error, CreateInDoubtError) and error.reported:
             failures = order.reports
         return self._retry.create_delay(error, failures, self._rng, self._allowed)
