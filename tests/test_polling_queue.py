@@ -10,7 +10,7 @@ import pytest
 
 from kie_async.models import TaskState
 from kie_async.polling import Durations, PollQueue, PollSchedule
-from kie_async.polling._queue import BATCH
+from kie_async.polling._entries import BATCH
 
 EXACT = PollSchedule(jitter=0.0)
 WAITING, GENERATING = TaskState.WAITING, TaskState.GENERATING

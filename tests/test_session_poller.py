@@ -14,6 +14,7 @@ from kie_async.models import Task, TaskState
 from kie_async.polling import Durations, PollSchedule
 from kie_async.retry import RetryPolicy
 from kie_async.session._poller import Poller
+from kie_async.session._watch import Waiter
 from tests.clock import jumping
 
 
@@ -72,6 +73,18 @@ def poller(tasks: Tasks, limiter: object, hooks: Hooks | None = None) -> Poller:
     )
 
 
+async def wait(looking: Poller, task_id: str, created_at: float | None = None) -> Task:
+    """Wait as a call of the session does."""
+    waiter: Waiter[None] = Waiter(None, asyncio.get_running_loop())
+    looking.join(waiter, task_id, created_at=created_at)
+    try:
+        while (ended := await waiter.found) is None:
+            await looking.look(waiter)
+        return ended
+    finally:
+        looking.leave(waiter)
+
+
 def others() -> set[asyncio.Task[object]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
@@ -99,7 +112,7 @@ async def test_a_loop_may_hand_out_timers_that_do_not_tell_when(monkeypatch):
     tasks = Tasks(late=9.0, soon=3.0)
     waiting = poller(tasks, Unlimited())
 
-    waits = [asyncio.create_task(waiting.wait(name, created_at=0.0)) for name in tasks.ends]
+    waits = [asyncio.create_task(wait(waiting, name, created_at=0.0)) for name in tasks.ends]
     done = await asyncio.gather(*waits)
 
     assert [task.task_id for task in done] == ["late", "soon"]
@@ -111,7 +124,7 @@ async def test_a_task_made_here_is_looked_at_when_it_is_due_and_not_before():
     """Each 2 s from its create on; between the looks there is an alarm and no task."""
     tasks = Tasks(a=7.0)
     looking = poller(tasks, Unlimited())
-    waiting = asyncio.create_task(looking.wait("a", created_at=0.0))
+    waiting = asyncio.create_task(wait(looking, "a", created_at=0.0))
     await asyncio.sleep(5.0)
 
     assert others() == {waiting}
@@ -127,10 +140,10 @@ async def test_a_nearer_task_moves_the_alarm():
     """The one that is due first is looked at first, though it came last."""
     tasks = Tasks(old=100.0, new=0.0)
     looking = poller(tasks, Unlimited())
-    first = asyncio.create_task(looking.wait("old", created_at=0.0))
+    first = asyncio.create_task(wait(looking, "old", created_at=0.0))
     await asyncio.sleep(0.5)
 
-    await looking.wait("new")
+    await wait(looking, "new")
 
     assert tasks.looks == [(0.5, "new")]
     first.cancel()
@@ -146,7 +159,7 @@ async def test_a_limiter_that_makes_wait_is_waited_for(limiter: object):
     seen: list[Event] = []
     looking = poller(tasks, limiter, Hooks([seen.append]))
 
-    await asyncio.gather(*(looking.wait(name) for name in "abc"))
+    await asyncio.gather(*(wait(looking, name) for name in "abc"))
 
     assert sorted(name for _, name in tasks.looks) == ["a", "b", "c"]
     gaps = [b[0] - a[0] for a, b in zip(tasks.looks, tasks.looks[1:], strict=False)]
@@ -164,9 +177,38 @@ async def test_a_bug_in_a_limiter_reaches_every_waiter(limiter: object):
     """Instead of hanging them."""
     looking = poller(Tasks(a=0.0, b=0.0), limiter)
 
-    ends = await asyncio.gather(*(looking.wait(name) for name in "ab"), return_exceptions=True)
+    ends = await asyncio.gather(*(wait(looking, name) for name in "ab"), return_exceptions=True)
 
     assert [type(end) for end in ends] == [ZeroDivisionError, ZeroDivisionError]
+
+
+class BreaksLater(Unlimited):
+    """A limiter that gives one turn, and then has a bug."""
+
+    def __init__(self) -> None:
+        self.ends: list[bool] = []
+        self.given = 0
+
+    def try_acquire(self) -> Turn | None:
+        self.given += 1
+        if self.given > 1:
+            raise ZeroDivisionError("a bug")
+        return Turn(self.ends.append)
+
+
+@jumping
+async def test_one_who_is_told_the_end_with_a_turn_in_his_hands_does_not_look():
+    """The turn goes back unused: what he would have seen, he knows."""
+    tasks = Tasks(a=0.0, b=0.0)
+    limiter = BreaksLater()
+    looking = poller(tasks, limiter)
+    waits = [asyncio.create_task(wait(looking, name, created_at=0.0)) for name in "ab"]
+
+    ends = await asyncio.gather(*waits, return_exceptions=True)
+
+    assert [type(end) for end in ends] == [ZeroDivisionError, ZeroDivisionError]
+    assert (tasks.looks, limiter.ends) == ([], [False])
+    assert (others(), alarms()) == (set(), 0)
 
 
 @jumping
@@ -174,7 +216,7 @@ async def test_a_closed_poller_starts_nothing_more():
     """Whoever still waits then is ended by the session, and his look with him."""
     tasks = Tasks(a=100.0, b=100.0)
     looking = poller(tasks, OnlyAcquire())
-    waiting = [asyncio.create_task(looking.wait(name)) for name in "ab"]
+    waiting = [asyncio.create_task(wait(looking, name)) for name in "ab"]
     await asyncio.sleep(0.55)  # one look under way, and a driver that waits for a turn
 
     await looking.close()
@@ -195,13 +237,13 @@ async def test_when_the_one_who_looks_is_cancelled_another_one_looks():
     """He is in the middle of it: the turn is spent, and the look is made again."""
     tasks = Tasks(a=0.0)
     looking = poller(tasks, Unlimited())
-    first, second = (asyncio.create_task(looking.wait("a", created_at=0.0)) for _ in range(2))
+    other, looker = (asyncio.create_task(wait(looking, "a", created_at=0.0)) for _ in range(2))
     await asyncio.sleep(2.05)
     assert len(tasks.looks) == 1
 
-    first.cancel()
+    looker.cancel()
 
-    assert (await second).succeeded
+    assert (await other).succeeded
     assert len(tasks.looks) == 2
     assert (others(), alarms()) == (set(), 0)
 
@@ -212,13 +254,13 @@ async def test_a_turn_that_meets_a_cancelled_waiter_is_given_back():
     limiter = SlidingWindowLimiter(1, 1.0)
     tasks = Tasks(a=0.0)
     looking = poller(tasks, limiter)
-    first, second = (asyncio.create_task(looking.wait("a", created_at=0.0)) for _ in range(2))
+    other, looker = (asyncio.create_task(wait(looking, "a", created_at=0.0)) for _ in range(2))
     await asyncio.sleep(0)
-    asyncio.get_running_loop().call_at(2.0 + 1e-10, first.cancel)  # right behind the alarm
+    asyncio.get_running_loop().call_at(2.0 + 1e-10, looker.cancel)  # right behind the alarm
 
-    assert (await second).succeeded
+    assert (await other).succeeded
 
-    assert first.cancelled()
+    assert looker.cancelled()
     assert len(tasks.looks) == 1
     assert tasks.looks[0][0] < 2.0 + 1.0  # no window had to pass: that turn was not used
     assert (others(), alarms()) == (set(), 0)
@@ -230,7 +272,7 @@ async def test_the_last_waiter_takes_everything_with_him(when: float):
     """Before his look and in the middle of it."""
     tasks = Tasks(a=100.0)
     looking = poller(tasks, Unlimited())
-    waiting = asyncio.create_task(looking.wait("a", created_at=0.0))
+    waiting = asyncio.create_task(wait(looking, "a", created_at=0.0))
     await asyncio.sleep(when)
 
     waiting.cancel()
@@ -238,7 +280,7 @@ async def test_the_last_waiter_takes_everything_with_him(when: float):
 
     assert waiting.cancelled()
     assert (others(), alarms()) == (set(), 0)
-    assert not looking._watches
+    assert not len(looking._queue)
 
 
 @jumping
@@ -246,9 +288,9 @@ async def test_waiters_of_one_task_share_its_looks():
     """Also those who come while somebody looks; each gets the same task."""
     tasks = Tasks(a=3.0)
     looking = poller(tasks, Unlimited())
-    early = [asyncio.create_task(looking.wait("a", created_at=0.0)) for _ in range(3)]
+    early = [asyncio.create_task(wait(looking, "a", created_at=0.0)) for _ in range(3)]
     await asyncio.sleep(2.05)
-    late = [asyncio.create_task(looking.wait("a", created_at=0.0)) for _ in range(3)]
+    late = [asyncio.create_task(wait(looking, "a", created_at=0.0)) for _ in range(3)]
 
     found = await asyncio.gather(*early, *late)
 

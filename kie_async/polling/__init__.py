@@ -7,7 +7,9 @@ It sends nothing, sleeps never and reads no clock: the time is an argument.
 from __future__ import annotations
 
 from kie_async.polling._durations import Durations, Law
+from kie_async.polling._entries import EntryQueue
+from kie_async.polling._entry import Entry
 from kie_async.polling._queue import PollQueue
 from kie_async.polling._schedule import PollSchedule
 
-__all__ = ["Durations", "Law", "PollQueue", "PollSchedule"]
+__all__ = ["Durations", "Entry", "EntryQueue", "Law", "PollQueue", "PollSchedule"]

@@ -32,12 +32,17 @@ class Entry:
     )
 
     def __init__(
-        self, task_id: str, model: str | None, age: float | None, now: float, callbacks: bool
+        self,
+        task_id: str,
+        model: str | None,
+        started: float | None,
+        now: float,
+        callbacks: bool = False,
     ) -> None:
         self.task_id = task_id
         self.model = model
-        self.aged = age is not None
-        self.started = now - (age or 0.0)
+        self.aged = started is not None
+        self.started = now if started is None else started
         self.last = self.started  # the last moment at which it was known to run
         self.sighted: float | None = None  # the first look that saw it being worked on
         self.idle: float | None = None  # one of the looks that saw it not yet worked on

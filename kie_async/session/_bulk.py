@@ -62,7 +62,9 @@ class BulkCaller:
     async def wait(self, order: Order, timeout: float) -> Task:
         """Wait for the order's task, *timeout* seconds at most; it counts the polls."""
         with self._engine.within(timeout, order) as steps:
-            return await steps.wait()
+            while (ended := await steps.news()) is None:
+                await steps.look()
+            return ended
         raise steps.late()
 
     async def look(self, task_id: str) -> Task:

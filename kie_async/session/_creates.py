@@ -33,7 +33,6 @@ from kie_async.instrumentation import (
     logger,
 )
 from kie_async.limiter import Turn
-from kie_async.models import Task
 from kie_async.protocol import (
     CreateAnswer,
     Request,
@@ -88,7 +87,6 @@ class Order:
     reports: int = 0
     abandoned: str | None = None
     expects_callback: bool = False
-    seen: Task | None = None
     polls: int = 0
     built: Request | None = None
 
@@ -295,7 +293,7 @@ class Creates:
         if answer.task_id is not None:
             order.task_id = answer.task_id
             order.created_at = self._time()
-            order.built, order.input = None, _SENT  # the wait may be long, and there may be many
+            order.built, order.input = None, _SENT  # what was sent is needed no more
         if isinstance(answer.error, CreateInDoubtError):
             answer.error.reference = order.reference
 
@@ -308,7 +306,7 @@ class Creates:
                     )
                 )
             if order.abandoned:
-                self.orphan(order, order.abandoned)
+                self.orphan(answer.task_id, order.model, order.abandoned)
         elif answer.verdict in (Verdict.IN_DOUBT, Verdict.REPORTED) and answer.error is not None:
             self._tell_doubt(order, answer.error.message)
         elif self._hooks and answer.error is not None:
@@ -342,13 +340,13 @@ class Creates:
         """The caller is gone: give the id to the hooks, now or when it comes."""
         order.abandoned = reason
         if order.task_id is not None and not order.in_flight:
-            self.orphan(order, reason)
+            self.orphan(order.task_id, order.model, reason)
 
-    def orphan(self, order: Order, reason: str) -> None:
+    def orphan(self, task_id: str, model: str, reason: str) -> None:
         """Say that a paid task lost its caller."""
-        logger.warning("task %s was created and its caller is gone: %s", order.task_id, reason)
+        logger.warning("task %s was created and its caller is gone: %s", task_id, reason)
         if self._hooks:
-            self._hooks.emit(TaskOrphaned(task_id=order.task_id, model=order.model, reason=reason))
+            self._hooks.emit(TaskOrphaned(task_id=task_id, model=model, reason=reason))
 
     def _decide(self, order: Order, error: KieError, failures: int) -> float | None:
         delay = self._delay(order, error, failures)

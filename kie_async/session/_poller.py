@@ -2,9 +2,8 @@
 
 It spends the account's polls: when a task is due it takes a turn, and only then picks the
 task that is worth it most.  One alarm rings when the next one is due; a driver waits for a
-turn while there is none.  Waiters hold a future each and nothing of any answer.  The turn
-goes to one who waits for that task: he looks, in his own asyncio task, for all who wait
-for it.
+turn while there is none.  A waiter holds a future and nothing of any answer.  The turn goes
+to one who waits for that task: he looks, in his own asyncio task, for all who wait for it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import asyncio
 import copy
 import random
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any
 
 from kie_async.errors import (
     AuthenticationError,
@@ -26,31 +25,20 @@ from kie_async.errors import (
 from kie_async.instrumentation import Hooks, RequestRefused, TaskChanged, TurnTaken
 from kie_async.limiter import RateLimiter, Turn
 from kie_async.models import Task
-from kie_async.polling import Durations, PollQueue, PollSchedule
+from kie_async.polling import Durations, EntryQueue, PollSchedule
 from kie_async.protocol import lacks_result
 from kie_async.retry import RetryPolicy
-from kie_async.session._watch import Found, Waiter, Watch, may_flip
+from kie_async.session._watch import Waiter, Watch, may_flip
 
 __all__ = ["Poller"]
 
 ROUTE = "recordInfo"
-NOT_YET_VISIBLE = 90.0
-"""Seconds after its create in which an unknown task may only be late (reported)."""
-NOT_YET_KNOWN = 10.0
-"""The same for a task that somebody else created: how long ago is unknown."""
 SECOND_LOOK = 60.0
 """Seconds until a time-out failure is looked at again: such a task was seen to succeed."""
 AFTER_A_RING = 2.0
 """Seconds until the next look at a task whose callback came and which still runs."""
 LOOKS = 3
 """Looks in a row at an answer that should end a wait, but may be a slip of the server."""
-
-
-class Glimpse(Protocol):
-    """What a waiter keeps of the looks at its task."""
-
-    seen: Task | None
-    polls: int
 
 
 class Poller:
@@ -76,12 +64,11 @@ class Poller:
         self._rung_early = rung_early
         self._wall = wall
         self._fetch = fetch
-        self._queue = PollQueue(schedule, durations, rng)
+        self._queue = EntryQueue[Watch](schedule, durations, rng)
         self._limiter = limiter
         self._retry = retry
         self._hooks = hooks
         self._rng = rng
-        self._watches: dict[str, Watch] = {}
         # Other limiters than ours may lack it; then the driver asks for each turn.
         self._try_acquire: Callable[[], Turn | None] = getattr(limiter, "try_acquire", _no_turn)
         self._driver: asyncio.Task[None] | None = None
@@ -91,68 +78,84 @@ class Poller:
         self._refusals = 0
         self._loop = asyncio.get_running_loop()
 
-    async def wait(
+    def join(
         self,
+        waiter: Waiter[Any],
         task_id: str,
         *,
         model: str | None = None,
         created_at: float | None = None,
-        glimpse: Glimpse | None = None,
         callbacks: bool = False,
-    ) -> Task:
-        """Wait until the task ends well, and return it.
+    ) -> None:
+        """Let *waiter* wait until the task has ended; :meth:`leave` when he waits no more.
+
+        He awaits his ``found``, and when it brings None he makes one :meth:`look`, and so
+        on.  It brings a task that ended well, or raises TaskFailedError for one that ended
+        in ``fail``, or another KieError for a fatal answer; other trouble is outlived.
 
         Args:
+            waiter: The caller.
             task_id: The task.
             model: Its model, if known; durations are learned per model.
             created_at: Loop time of its create, if it was created here.
             callbacks: A callback will ring; until then only rare safety polls are made.
-            glimpse: Gets the number of polls, and the last look if the wait is cancelled.
-
-        Raises:
-            TaskFailedError: It ended in ``fail``.
-            KieError: A fatal answer; every other trouble is outlived.
         """
-        watch = self._watch(task_id, model, created_at, callbacks)
-        waiter = Waiter(self._loop)
-        watch.waiters += (waiter,)
-        turn = self._stir(watch)
-        awaited = waiter.found
+        watch = self._queue.get(task_id)
+        if watch is None:
+            watch = self._watch(task_id, model, created_at, callbacks)
+        waiter.found = self._loop.create_future()
+        watch.join(waiter)
+        self._stir()
+
+    def leave(self, waiter: Waiter[Any]) -> None:
+        """Let a waiter go; if he had a turn to look in his hands, somebody else looks."""
+        watch = waiter.watch
+        if watch is None:
+            return
+        watch.leave(waiter)
+        unused = waiter.leave()
+        if watch.first is None:
+            self._forget(watch)
+        elif unused:
+            self._look_again(watch)
+            self._stir()
+
+    async def look(self, waiter: Waiter[Any]) -> None:
+        """Poll the waiter's task for all who wait for it, and do what the answer asks for."""
+        watch, turn, waiter.turn = waiter.watch, waiter.turn, None
+        if watch is None or turn is None:
+            return  # he was told meanwhile
+        waiter.found = self._loop.create_future()
         try:
-            while True:
-                if turn is None:
-                    found = await awaited
-                    if isinstance(found, Task):
-                        return found
-                    turn, awaited = found, waiter.found
-                await self._look(watch, turn)
-                turn = None
-        except asyncio.CancelledError:
-            if glimpse is not None and watch.polls:
-                glimpse.seen = Task(task_id=task_id, model=watch.model, state=watch.state)
+            with turn:
+                task = await self._fetch(watch.task_id)
+            self._answered(watch, task)
+        except KieError as error:
+            self._failed(watch, error)
+        except Exception as bug:  # noqa: BLE001 - a bug must reach the callers, not hang them
+            self._fatal(watch, bug)
+        except BaseException:
+            waiter.found.cancel()  # he is no looker any more
+            self._look_again(watch)
             raise
         finally:
-            if glimpse is not None:
-                glimpse.polls = watch.polls
-            self._left(watch, waiter, awaited, looking=turn is not None)
+            if len(self._queue):
+                self._stir()
 
-    def _left(self, watch: Watch, waiter: Waiter, awaited: Found, *, looking: bool) -> None:
-        """Let a waiter go; if he had the look in his hands, somebody else makes it."""
-        watch.waiters = tuple(other for other in watch.waiters if other is not waiter)
-        unused = waiter.leave(awaited)
-        if unused is not None:
-            unused.give_back()
-        if not watch.waiters:
-            self._forget(watch)
-        elif looking or unused is not None:
+    def _look_again(self, watch: Watch) -> None:
+        """Let somebody look for one who gave up in mid-look."""
+        if self._waits(watch):
             self._queue.recheck(watch.task_id, 0.0, self._loop.time())
-            self._stir()
+
+    def _waits(self, watch: Watch) -> bool:
+        """True while it is waited for: its last waiter may leave at any await."""
+        return self._queue.get(watch.task_id) is watch
 
     def ring(self, task_id: str) -> None:
         """Look at a task now: somebody says that it has changed."""
-        watch = self._watches.get(task_id)
+        watch = self._queue.get(task_id)
         if watch is not None:
-            watch.rung = True
+            watch.told = True
             self._queue.ring(task_id, self._loop.time())
             self._stir()
 
@@ -167,36 +170,25 @@ class Poller:
     def _watch(
         self, task_id: str, model: str | None, created_at: float | None, callbacks: bool
     ) -> Watch:
-        watch = self._watches.get(task_id)
-        if watch is not None:
-            return watch
+        """Begin to watch a task."""
         now = self._loop.time()
-        age = None if created_at is None else now - created_at
-        until = now + NOT_YET_KNOWN
-        if created_at is not None:
-            until = max(until, created_at + NOT_YET_VISIBLE)
-        watch = self._watches[task_id] = Watch(task_id, model, until, created_at)
-        self._queue.add(task_id, model, age, now, callbacks)
+        watch = Watch(task_id, model, created_at, now, callbacks)
+        self._queue.put(watch, now)
         if self._rung_early is not None and self._rung_early(task_id):
-            watch.rung = True
+            watch.told = True
             self._queue.ring(task_id, now)
         return watch
 
     def _forget(self, watch: Watch) -> None:
-        if self._watches.get(watch.task_id) is watch:
-            del self._watches[watch.task_id]
+        if self._waits(watch):
             self._queue.remove(watch.task_id)
-            if not self._watches:
+            if not len(self._queue):
                 self._quiet()
 
-    def _stir(self, own: Watch | None = None) -> Turn | None:
-        """Spend polls on what is due, and set the alarm for what is not.
-
-        Return the turn if *own* is among it: the caller himself looks at that one.
-        """
+    def _stir(self) -> None:
+        """Spend polls on what is due, and set the alarm for what is not."""
         if self._driver is not None:
-            return None  # it picks what is due when it has its turn
-        mine = None
+            return  # it picks what is due when it has its turn
         try:
             while (now := self._due_now()) is not None:
                 turn = self._try_acquire()
@@ -204,15 +196,13 @@ class Poller:
                     self._driver = self._loop.create_task(self._drive(now))
                     self._driver.add_done_callback(self._driver_ended)
                     break
-                if self._spend(turn, now, own):
-                    mine = turn
+                self._spend(turn, now)
         except Exception as bug:  # noqa: BLE001 - a bug must reach the callers, not hang them
             self._fail_all(bug)
-        return mine
 
     def _due_now(self) -> float | None:
         """Return the time if a poll is due; else set the alarm for the next one."""
-        if self._closed or not self._watches:
+        if self._closed or not len(self._queue):
             return None
         now = self._loop.time()
         due = self._queue.next_due(now)
@@ -240,24 +230,20 @@ class Poller:
             self._spend(await self._limiter.acquire(), now)
             now = self._due_now()
 
-    def _spend(self, turn: Turn, since: float, own: Watch | None = None) -> bool:
-        """Give the turn to a waiter of the task that is worth it most; True if it is *own*.
+    def _spend(self, turn: Turn, since: float) -> None:
+        """Give the turn to a waiter of the task that is worth it most.
 
         *since* is when the turn was asked for.
         """
-        task_id = self._queue.pop(self._loop.time())
-        watch = None if task_id is None else self._watches.get(task_id)
+        watch = self._queue.take(self._loop.time())
         looker = None if watch is None else watch.next_looker()
-        if looker is None:  # those it was meant for have given up
+        if watch is None or looker is None:  # those it was meant for have given up
             turn.give_back()
-            return False
+            return
         if self._hooks:
             waited = self._loop.time() - since
-            self._hooks.emit(TurnTaken(task_id=task_id, lane=ROUTE, waited=waited))
-        if watch is own:
-            return True
+            self._hooks.emit(TurnTaken(task_id=watch.task_id, lane=ROUTE, waited=waited))
         looker.hand(turn)
-        return False
 
     def _driver_ended(self, driver: asyncio.Task[None]) -> None:
         """Go on without it; a bug in it or in a limiter reaches every waiter."""
@@ -270,22 +256,8 @@ class Poller:
 
     def _fail_all(self, bug: Exception) -> None:
         """Let every waiter have it, instead of hanging them."""
-        for watch in list(self._watches.values()):
+        for watch in self._queue.entries():
             self._fatal(watch, bug)
-
-    async def _look(self, watch: Watch, turn: Turn) -> None:
-        """Poll one task, and do what the answer asks for."""
-        try:
-            with turn:
-                task = await self._fetch(watch.task_id)
-            self._answered(watch, task)
-        except KieError as error:
-            self._failed(watch, error)
-        except Exception as bug:  # noqa: BLE001 - a bug must reach the callers, not hang them
-            self._fatal(watch, bug)
-        finally:
-            if self._watches:
-                self._stir()
 
     def _answered(self, watch: Watch, task: Task) -> None:
         self._refusals = 0
@@ -294,7 +266,7 @@ class Poller:
         if self._hooks and task.state is not watch.state and not task.done:
             self._hooks.emit(TaskChanged(task_id=task.task_id, state=task.state, polls=watch.polls))
         watch.state = task.state
-        if self._watches.get(watch.task_id) is not watch:
+        if not self._waits(watch):
             return
         if not task.done:
             watch.doubts = 0
@@ -313,12 +285,12 @@ class Poller:
             self._ended(watch, task)
 
     def _reschedule(self, watch: Watch, task: Task) -> None:
-        if watch.rung:  # it was said to have ended: the record is a little late
+        if watch.told:  # it was said to have ended: the record is a little late
             self._queue.recheck(watch.task_id, AFTER_A_RING, self._loop.time())
             return
         age = (
             None
-            if watch.created_at is not None or task.created_at is None
+            if watch.ours or task.created_at is None
             else max(0.0, self._wall() - task.created_at)
         )
         self._queue.answered(
@@ -338,7 +310,7 @@ class Poller:
                 )
             )
         if task.succeeded:
-            for waiter in watch.waiters:
+            for waiter in watch.waiters():
                 waiter.tell(task)
             self._forget(watch)
             return
@@ -369,7 +341,7 @@ class Poller:
         if isinstance(error, RateLimitError):
             self._refusals += 1
             self._limiter.pause(self._retry.pause(error, self._refusals, self._rng))
-        if self._watches.get(watch.task_id) is not watch:
+        if not self._waits(watch):
             return
         if isinstance(error, NotFoundError) and now < watch.unknown_until:
             self._queue.failed(watch.task_id, now)
@@ -389,7 +361,7 @@ class Poller:
             self._queue.failed(watch.task_id, self._loop.time())
 
     def _fatal(self, watch: Watch, error: Exception) -> None:
-        for waiter in watch.waiters:
+        for waiter in watch.waiters():
             waiter.fail(copy.copy(error))  # each its own: a traceback grows on what is raised
         self._forget(watch)
 

@@ -21,6 +21,7 @@ from kie_async.session._account import AccountCalls, on_this_machine, upload_hos
 from kie_async.session._creates import Order
 from kie_async.session._engine import GRACE, SHORT_DEADLINE, Engine, Settings
 from kie_async.session._many import ManyCalls
+from kie_async.session._steps import Steps
 from kie_async.transport import Transport
 
 if TYPE_CHECKING:
@@ -204,7 +205,9 @@ class KieSession(AccountCalls, ManyCalls):
         check_task_id(task_id)
         known = Order(model="", input={}, task_id=task_id)
         with self._engine.within(timeout, known) as steps:
-            return await steps.wait()
+            while (ended := await steps.news()) is None:
+                await steps.look()
+            return ended
         raise steps.late()
 
     async def run(
@@ -226,7 +229,9 @@ class KieSession(AccountCalls, ManyCalls):
         """
         with self._engine.within(timeout, _order(model, input, callback_url)) as steps:
             await steps.create()
-            return await steps.wait()
+            while (ended := await steps.news()) is None:
+                await steps.look()
+            return ended
         raise steps.late()
 
     async def generate(
@@ -260,11 +265,19 @@ class KieSession(AccountCalls, ManyCalls):
         Raises:
             KieError: As :meth:`run`.
         """
-        order = _order(UPSCALE, upscale_input(task_id, resolution), callback_url)
-        with self._engine.within(timeout, order) as steps:  # as run(), and one frame less
+        with self._upscaling(task_id, resolution, callback_url, timeout) as steps:
             await steps.create()
-            return await steps.wait()
+            while (ended := await steps.news()) is None:
+                await steps.look()
+            return ended
         raise steps.late()
+
+    def _upscaling(
+        self, task_id: str, resolution: str | None, callback_url: str | None, timeout: float
+    ) -> Steps:
+        """Begin an upscale; apart from its caller, whose frame waits and should be small."""
+        order = _order(UPSCALE, upscale_input(task_id, resolution), callback_url)
+        return self._engine.within(timeout, order)
 
     async def download(
         self,

@@ -33,7 +33,10 @@ class Watch:
 
     def stop(self) -> None:
         """Take the request out again.  Call it once, when nothing is awaited any more."""
-        self._group.discard(self)
+        group = self._group
+        group.discard(self)
+        if not group:
+            group.clear()  # a set that was large once stays so until it is cleared
         if self._fired:
             self._task.uncancel()
 
