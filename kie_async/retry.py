@@ -30,7 +30,7 @@ from kie_async.models import check_seconds
 if TYPE_CHECKING:
     import tenacity
 
-__all__ = ["CreateRetry", "RetryPolicy", "retrying"]
+__all__ = ["CreateRetry", "RetryPolicy", "retrying", "retrying_after"]
 
 T = TypeVar("T")
 Decide = Callable[[KieError, int], float | None]
@@ -174,13 +174,14 @@ async def retrying(attempt: Callable[[], Awaitable[T]], decide: Decide) -> T:
         return await attempt()
     except KieError as error:
         first = error
-    return await _retrying_after(first, attempt, decide)
+    return await retrying_after(first, attempt, decide)
 
 
-async def _retrying_after(
-    first: KieError, attempt: Callable[[], Awaitable[T]], decide: Decide
-) -> T:
-    """Hand tenacity the first failure as the outcome of its first attempt."""
+async def retrying_after(first: KieError, attempt: Callable[[], Awaitable[T]], decide: Decide) -> T:
+    """Go on after a first attempt that failed with *first*; see :func:`retrying`.
+
+    tenacity is handed that failure as the outcome of its first attempt.
+    """
     import tenacity  # 15 ms of import that a run without failures never pays
 
     replayed: list[KieError] = [first]

@@ -216,19 +216,22 @@ class Engine:
             raise SessionClosedError("the session is closing: nothing new is sent")
         return opened
 
-    def within(self, timeout: float | None, order: Order) -> Steps:
+    def within(
+        self, timeout: float | None, order: Order | None, task_id: str | None = None
+    ) -> Steps:
         """Return what does the steps of an order within one deadline; see :class:`Steps`.
 
-        Without a *timeout* only a close of the session ends it early.
+        Without an order it is for the task *task_id*, which exists.  Without a *timeout*
+        only a close of the session ends it early.
         """
         if timeout is not None:
             check_seconds(timeout, "timeout")
         try:
             opened = self.opened()
         except KieError as error:
-            error.task_id = order.task_id
+            error.task_id = task_id if order is None else order.task_id
             raise
-        return Steps(opened, order, timeout)
+        return Steps(opened, order, timeout, task_id)
 
     async def call(
         self,

@@ -203,8 +203,7 @@ class KieSession(AccountCalls, ManyCalls):
             NotFoundError: There is no such task.
         """
         check_task_id(task_id)
-        known = Order(model="", input={}, task_id=task_id)
-        with self._engine.within(timeout, known) as steps:
+        with self._engine.within(timeout, None, task_id) as steps:
             while (ended := await steps.news()) is None:
                 await steps.look()
             return ended
@@ -307,8 +306,7 @@ class KieSession(AccountCalls, ManyCalls):
             StorageFullError: The disk is full; what came so far is kept and resumed.
             WaitTimeoutError: The time was over.
         """
-        known = Order(model=task.model or "", input={}, task_id=task.task_id)
-        with self._engine.within(timeout, known) as steps:
+        with self._engine.within(timeout, None, task.task_id) as steps:
             saver = await steps.opened.saving.downloader(
                 Path(directory), name, allow_private=self._private(allow_private)
             )

@@ -38,12 +38,18 @@ class Steps(Waiter[Order | None]):
 
     __slots__ = ("_known", "_timeout", "opened")
 
-    def __init__(self, opened: Opened, order: Order, timeout: float | None) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        order: Order | None,
+        timeout: float | None,
+        task_id: str | None = None,
+    ) -> None:
         """Belong to the running task; the time runs from the block's beginning."""
         super().__init__(order, opened.place.loop)
         self.opened = opened
         self._timeout = timeout
-        self._known = order.task_id is not None
+        self._known = task_id if order is None else order.task_id
 
     def create(self) -> Coroutine[Any, Any, str]:
         """Create the task; await it for the task's id."""
@@ -52,8 +58,12 @@ class Steps(Waiter[Order | None]):
 
     def news(self) -> asyncio.Future[Task | None]:
         """Wait for the order's task; await it for the task as it ended, or for None: look."""
+        if self.watch is not None:
+            return self.found
         order = self.subject
-        if self.watch is None and order is not None:
+        if order is None:
+            self.opened.poller.join(self, self._known or "")
+        else:
             self.opened.poller.join(
                 self,
                 order.task_id or "",
@@ -74,7 +84,7 @@ class Steps(Waiter[Order | None]):
         """The task's id, as soon as it is known."""
         if self.watch is not None:
             return self.watch.task_id
-        return None if self.subject is None else self.subject.task_id
+        return self._known if self.subject is None else self.subject.task_id
 
     def late(self) -> KieError:
         """Return the error for a block that was left because its time was over."""
@@ -135,9 +145,9 @@ class Steps(Waiter[Order | None]):
         order, watch, creates = self.subject, self.watch, self.opened.creates
         reason = "the caller was cancelled"
         if order is None:
-            if watch is not None and not self._known:
+            if watch is not None and self._known is None:
                 creates.orphan(watch.task_id, watch.model or "", reason)
-        elif not self._known and order.record is None:  # a record keeps the id itself
+        elif self._known is None and order.record is None:  # a record keeps the id itself
             creates.abandon(order, reason)
         if self.task_id is not None:
             cancelled.add_note(f"kie_async: task {self.task_id} goes on; wait for it by its id")
