@@ -233,9 +233,16 @@ async def test_a_body_can_stay_unread_or_meet_a_reset():
     assert emulator.books.requests["createTask"] == 2
 
 
-@pytest.mark.asyncio
-async def test_connections_can_be_refused_as_soon_as_they_are_made():
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_connections_can_be_refused_as_soon_as_they_are_made(loop):
     """The first is closed, the second reset, the third left alone, the fourth served."""
+    factory = None if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(refused_connections())
+
+
+async def refused_connections() -> None:
+    """Meet the first four connections of an emulator that ends three of them."""
     async with Emulator() as emulator:
         for number, action in enumerate(("fin", "rst", "silence")):
             emulator.inject(Rule(route="connect", action=action, nth=number))

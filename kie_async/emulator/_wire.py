@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import socket
 import struct
+from typing import cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -49,8 +50,7 @@ class Unkind(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Do what it is here for."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("this is for streams")
+        transport = cast("asyncio.Transport", transport)  # uvloop's derive from nothing of it
         self._transport = transport
         self._books.connected()
         self._kept.add(transport)
@@ -77,7 +77,7 @@ async def read_body(asked: web.BaseRequest) -> bytes:
 
 def stop_reading(asked: web.BaseRequest) -> None:
     """Take no more bytes from a client."""
-    if isinstance(asked.transport, asyncio.Transport):
+    if asked.transport is not None:
         asked.transport.pause_reading()
 
 
@@ -130,7 +130,7 @@ async def _endless(asked: web.BaseRequest, answer: Answer) -> web.StreamResponse
         return web.Response()
 
 
-def _end(transport: asyncio.BaseTransport, how: str) -> None:
+def _end(transport: asyncio.Transport, how: str) -> None:
     """Close a connection: with FIN after what was written, or with RST."""
     if how == "fin":
         transport.close()
@@ -139,5 +139,4 @@ def _end(transport: asyncio.BaseTransport, how: str) -> None:
     if connection is not None:  # without this a close is a FIN, even an abrupt one
         linger = struct.pack("ii", 1, 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    if isinstance(transport, asyncio.Transport):
-        transport.abort()
+    transport.abort()
