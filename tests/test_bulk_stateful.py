@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from attrs import define
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -21,6 +20,7 @@ from kie_async.bulk import reconcile
 from kie_async.journal import Journal
 from kie_async.testing import VirtualKie
 from tests.clock import Held, JumpingLoop
+from tests.examples import play
 
 NAMES = [f"source-{n}" for n in range(6)]
 FATES: dict[str, tuple[dict[str, Any], str, int]] = {
@@ -200,7 +200,7 @@ class BulkMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-BulkMachine.TestCase.settings = settings(max_examples=8, stateful_step_count=8, deadline=None)
+BulkMachine.TestCase.settings = play(8, 8)
 TestAnySequenceOfRuns = BulkMachine.TestCase
 
 

@@ -7,7 +7,6 @@ The program that is killed keeps a ledger of its own: a line for each create bef
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
 import signal
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kie_async.errors import JournalError
 from kie_async.journal import Counts, ItemState, Journal, PlannedItem
 from kie_async.models import Task, TaskState
+from tests.examples import play
 
 PROGRAM = """
 import asyncio, os, signal, sys
@@ -373,12 +372,7 @@ class JournalMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-JournalMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("KIE_TEST_EXAMPLES", "25")),
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+JournalMachine.TestCase.settings = play(25, 30)
 
 
 class TestModel(JournalMachine.TestCase):

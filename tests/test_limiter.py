@@ -26,6 +26,7 @@ from kie_async.limiter import (
 )
 from kie_async.limiter._window import DRIFT, GRAIN
 from tests.clock import JumpingLoop, jumping, run_jumping
+from tests.examples import play
 
 SPAN = 10.0 * (1 + DRIFT) + GRAIN  # how long a turn counts after its answer, margins included
 
@@ -120,7 +121,7 @@ class Book(RuleBasedStateMachine):
 
 
 TestBook = Book.TestCase
-TestBook.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBook.settings = play(150, 40)
 
 
 @given(

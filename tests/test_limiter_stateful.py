@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -20,6 +19,7 @@ from hypothesis.stateful import (
 from kie_async.limiter import SlidingWindowLimiter, Turn
 from kie_async.limiter._window import DRIFT, GRAIN
 from tests.clock import JumpingLoop
+from tests.examples import play
 
 WINDOW = 10.0
 SPAN = WINDOW * (1 + DRIFT) + GRAIN
@@ -176,7 +176,7 @@ class LineMachine(RuleBasedStateMachine):
         return int(self.limiter.in_window)
 
 
-LineMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+LineMachine.TestCase.settings = play(80, 30)
 TestAnySequenceOfCallers = LineMachine.TestCase
 
 

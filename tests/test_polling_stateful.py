@@ -6,12 +6,12 @@ import math
 import random
 
 from attrs import define
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from kie_async.models import TaskState
 from kie_async.polling import Durations, PollQueue, PollSchedule
+from tests.examples import play
 
 SCHEDULE = PollSchedule(jitter=0.0)
 LANE = math.sqrt(2.0)  # the queue's choice is this exact
@@ -188,5 +188,5 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.next_due(end) is None
 
 
-QueueMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+QueueMachine.TestCase.settings = play(150, 40)
 TestAnySequenceOfCalls = QueueMachine.TestCase
