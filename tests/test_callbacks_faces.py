@@ -301,15 +301,15 @@ async def test_a_thousand_that_trickle_are_closed_in_time(serve):
         drip()
         status, _ = await exchange(port, true_request(to))
         answered = loop.time() - began
-        answers = await asyncio.wait_for(asyncio.gather(*trickles), 15)
+        answers = await asyncio.wait_for(asyncio.gather(*trickles), 60)
         ended = loop.time() - began
         dripping = False
         for writer in writers:
             writer.close()
 
     assert status == 200
-    assert answered < 5  # most of it: this one process opens a thousand connections
-    assert ended < 12
+    assert answered < 30  # most of it: this one process opens a thousand connections
+    assert ended < 60  # without a limit they would drip for 200 s
     assert {answer[:12] for answer in answers} <= {b"HTTP/1.1 408", b""}
     assert reasons.count("slow") == 1000
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GOOD = """
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,6 +50,7 @@ def check(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
 
 
+@pytest.mark.timeout(300)  # mypy reads all of it, on a busy machine too
 def test_the_promised_types_hold(tmp_path):
     """Every call of the design, under --strict."""
     checked = check(GOOD, tmp_path)
@@ -55,6 +58,7 @@ def test_the_promised_types_hold(tmp_path):
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.timeout(300)
 def test_wrong_calls_are_found(tmp_path):
     """The control: mypy sees our types and not Any."""
     checked = check(BAD, tmp_path)
