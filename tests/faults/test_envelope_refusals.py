@@ -191,7 +191,7 @@ async def test_fault_H06_code_500_and_created_by_default(times: int, tmp_path: P
 @pytest.mark.asyncio
 async def test_fault_H06_a_callback_shows_the_double_spend(tmp_path: Path):
     """The first task rings, too: an event names the one too many."""
-    lasts = itertools.chain([0.2], itertools.repeat(0.6))
+    lasts = itertools.chain([0.2], itertools.repeat(1.5))
     async with world(tmp_path, durations=lambda _rng: next(lasts)) as w, receiving(w) as heard:
         w.strike("source-a", "envelope", when="after")
 
