@@ -116,8 +116,8 @@ class Job:
 
     item: Item
     tools: Tools
-    order: Order | None = None
     task: asyncio.Task[Any] | None = None
+    order: Order | None = None
     credits: float | None = None
     creating: bool = False
     claimed: bool = False

@@ -1,8 +1,8 @@
 """A bulk run: many ids, each upscaled exactly once, resumable after any crash.
 
-The journal says what is to do; the session does it.  A loader writes ids into the
-journal, a dispatcher starts jobs from it while there is room in flight, and outcomes come
-out as items end.  Nothing is kept per finished item.
+The journal says what is to do; the session does it.  A driver writes ids into the journal
+and hands on what is to do, carriers bring it to its end while there is room in flight, and
+outcomes come out as items end.  Nothing is kept per finished item.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Self
 from attrs import frozen
 
 from kie_async.bulk._budget import Budget, expected_price
+from kie_async.bulk._carriers import Carriers
 from kie_async.bulk._claims import Claims, Receiver
 from kie_async.bulk._items import Source, planned_batches
 from kie_async.bulk._job import Caller, Job, Progress, Save, Tools
@@ -82,12 +83,13 @@ class BulkRun:
         self._plan = plan
         self._budget = Budget(plan.max_credits, expected_price(plan.resolution))
         self._jobs: set[Job] = set()
-        self._ready: asyncio.Queue[Item | None] = asyncio.Queue(BATCH)
-        self._results: asyncio.Queue[Outcome | None] = asyncio.Queue(RESULTS)
-        self._room = asyncio.Semaphore(plan.in_flight)
-        self._untaken = 0  # items that were begun and whose outcome nobody has taken
-        self._taken = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._carriers = Carriers(
+            plan.in_flight, RESULTS + plan.in_flight, self._may_begin, self._carry
+        )
+        self._results: asyncio.Queue[Outcome | None] = asyncio.Queue()  # the carriers bound it
+        self._stopping = False
+        self._stopped = False
+        self._given_up = False
         self._cursor = 0
         self._left = False
         self._outcomes = self._iterate()
@@ -107,6 +109,7 @@ class BulkRun:
     def stop(self, error: KieError | None = None) -> None:
         """Create nothing more; what is under way is finished.  Safe to call again."""
         self._take_no_more(error)
+        self._stopped = True
         for job in self._jobs:
             if job.task is not None and not job.paid:
                 job.task.cancel()
@@ -115,13 +118,15 @@ class BulkRun:
         """Start no further item; those already started go on."""
         if error is not None and self.progress.stopped_by is None:
             self.progress.stopped_by = error
-        self._stopping.set()
+        self._stopping = True
+        self._carriers.keep(lambda item: not (self._given_up or item.state is ItemState.PLANNED))
 
     async def give_up_waiting(self, grace: float = GRACE) -> None:
         """End the waits too; the tasks go on, and a later run collects them.
 
         Creates under way get *grace* seconds to bring their ids.
         """
+        self._given_up = True
         self.stop()
         sections = [
             job.order.section
@@ -154,7 +159,7 @@ class BulkRun:
         driver = asyncio.get_running_loop().create_task(self._drive())
         try:
             while (outcome := await self._results.get()) is not None:
-                self._take()
+                self._carriers.take()
                 yield outcome
             await driver
         finally:
@@ -180,7 +185,7 @@ class BulkRun:
         )
 
     async def _drive(self) -> None:
-        """Load and dispatch; end when every job has ended."""
+        """Load and hand on; end when every item has ended."""
         try:
             recovered = await self._journal.recover()
             self._caller.remember(recovered.recent)
@@ -189,15 +194,17 @@ class BulkRun:
             progress.total, progress.done = counts.total, counts.done
             progress.failed, progress.in_doubt = counts.failed, counts.in_doubt
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._load())
+                self._carriers.start(group)
                 with self._claiming(group) as claims:
-                    await self._dispatch(group)
+                    await self._load()
+                    await self._carriers.fewer_than(1)
                     await claims.linger(self._idle, self._plan.linger)
         except BaseExceptionGroup as failures:
             raise _single(failures) from None
         finally:
+            self._carriers.end()
             if not self._left:  # behind every outcome; one who has left reads no more
-                await self._results.put(None)
+                self._results.put_nowait(None)
 
     def _claiming(self, group: asyncio.TaskGroup) -> Claims:
         """Listen for callbacks of creates in doubt; a claimed task is waited for here."""
@@ -231,18 +238,8 @@ class BulkRun:
 
     def _collect(self, group: asyncio.TaskGroup, item: Item) -> None:
         """Start a job for a task that exists: it needs no turn, and may exceed the room."""
-        self._begin(group, item, holds_room=False)
-
-    def _begin(self, group: asyncio.TaskGroup, item: Item, *, holds_room: bool) -> None:
-        job = Job(item, self._tools)
-        self._jobs.add(job)
-        self._untaken += 1
-        job.task = group.create_task(self._run(job, holds_room=holds_room))
-
-    def _take(self) -> None:
-        """Count an item out: its outcome was taken, or there is none."""
-        self._untaken -= 1
-        self._taken.set()
+        self._carriers.add()
+        group.create_task(self._bring(item))
 
     async def _load(self) -> None:
         """Write what is new into the journal, and hand on what is to do."""
@@ -256,43 +253,29 @@ class BulkRun:
             await self._hand_on_planned()
         except KieError as error:  # an item that cannot work, a full disk: a stop in good order
             self.stop(error)
-        await self._ready.put(None)
 
     async def _hand_on_paid(self) -> None:
         """First collect what earlier runs have paid for."""
         async for item in self._journal.iterate(ItemState.SENT):
-            await self._ready.put(item)
+            await self._carriers.hand_on((item,))
         if self._plan.save is not None:
             async for item in self._journal.iterate(ItemState.DONE, without_files=True):
-                await self._ready.put(item)
+                await self._carriers.hand_on((item,))
 
     async def _hand_on_planned(self) -> None:
         """Pass planned rows on in their order, each once in a run."""
-        while not self._stopping.is_set():
+        while not self._stopping:
             page = await self._journal.page(ItemState.PLANNED, after=self._cursor, limit=BATCH)
             if not page:
                 return
-            for item in page:
-                self._cursor = item.seq
-                await self._ready.put(item)
+            self._cursor = page[-1].seq
+            await self._carriers.hand_on(page)
 
-    async def _dispatch(self, group: asyncio.TaskGroup) -> None:
-        """Start a job for each item while there is room in flight."""
-        while (item := await self._ready.get()) is not None:
-            new = item.state is ItemState.PLANNED
-            if new and self._stopping.is_set():
-                continue
-            while self._untaken >= RESULTS + self._plan.in_flight:
-                self._taken.clear()
-                await self._taken.wait()
-            await self._room.acquire()
-            if new and not self._may_create():
-                self._room.release()
-                continue
-            self._begin(group, item, holds_room=True)
-
-    def _may_create(self) -> bool:
-        if self._stopping.is_set():
+    def _may_begin(self, item: Item) -> bool:
+        """Ask for an item's place in the budget, if it is to be created."""
+        if item.state is not ItemState.PLANNED:
+            return not self._given_up
+        if self._stopping:
             return False
         if self._budget.reserve():
             return True
@@ -304,23 +287,54 @@ class BulkRun:
         )
         return False
 
-    async def _run(self, job: Job, *, holds_room: bool) -> None:
-        """Run one job; room in flight is free again before its files are saved."""
+    # -- the items --------------------------------------------------------------------
+
+    async def _carry(self, item: Item | None) -> None:
+        """Bring one item after the other to its end, as long as there is a next one.
+
+        Room in flight is free again before an item's files are saved.
+        """
+        carrier = asyncio.current_task()
+        assert carrier is not None  # noqa: S101 - a coroutine that runs has a task
+        saving = self._plan.save is not None
         try:
-            outcome = await job.run()
+            while item is not None:
+                job = Job(item, self._tools, carrier)
+                outcome = await self._run(job)
+                if saving:
+                    break
+                self._results.put_nowait(outcome)
+                if carrier.cancelling():  # too late for this item, and not meant for the next
+                    return
+                item = self._carriers.next()
+        finally:
+            self._carriers.leave()
+        if item is not None:
+            self._results.put_nowait(await job.save(outcome))
+
+    async def _bring(self, item: Item) -> None:
+        """Bring one item to its end, files and all."""
+        job = Job(item, self._tools, asyncio.current_task())
+        self._results.put_nowait(await job.save(await self._run(job)))
+
+    async def _run(self, job: Job) -> Outcome:
+        """Run one job; it can be stopped meanwhile."""
+        self._jobs.add(job)
+        try:
+            if self._stopped and (self._given_up or not job.paid):
+                raise asyncio.CancelledError  # stopped after it was handed to a carrier
+            return await job.run()
         except asyncio.CancelledError:
-            if self._stopping.is_set():
-                self._take()
-                return  # not sent, or to be collected later: the journal has it
+            self._carriers.take()  # not sent, or to be collected later: the journal has it
+            raise
+        except Exception:  # a bug: the run comes down, and nothing more is begun
+            self._carriers.end()
             raise
         finally:
             self._jobs.discard(job)
-            if holds_room:
-                self._room.release()
             if job.item.state is ItemState.PLANNED:
                 self._budget.settle(job.credits, charged=job.paid)
                 self.progress.credits_spent = self._budget.spent
-        await self._results.put(await job.save(outcome))
 
 
 @asynccontextmanager

@@ -1,0 +1,184 @@
+"""A bulk run that is stopped or given up at any turn of the loop, by anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kie_async import OutcomeStatus
+from kie_async.bulk import BulkRun, _run
+from kie_async.instrumentation import Event, TurnTaken
+from kie_async.journal import ItemState
+from tests.clock import jumping
+from tests.fakes import FakeAPI, session_on
+from tests.test_bulk import IDS, journal_at, outcomes_of, paid
+
+TURNS = range(25)
+
+
+def after_turns(number: int, act: Callable[[], Any]) -> None:
+    """Do *act* when the loop has turned *number* times."""
+    if number == 0:
+        act()
+    else:
+        asyncio.get_running_loop().call_soon(after_turns, number - 1, act)
+
+
+class AtThePage:
+    """A journal that tells when it hands out the planned rows for the first time."""
+
+    def __init__(self, journal: Any, handed: Callable[[], None]) -> None:
+        self._journal = journal
+        self._handed: Callable[[], None] | None = handed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._journal, name)
+
+    async def page(self, state: ItemState, **more: Any) -> Any:
+        found = await self._journal.page(state, **more)
+        if self._handed is not None:
+            handed, self._handed = self._handed, None
+            handed()
+        return found
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_stopped_at_any_turn_of_its_beginning(tmp_path: Path, turns: int):
+    """The run ends; what was sent is finished, the rest stays planned and is done later."""
+
+    @jumping
+    async def story():
+        api = FakeAPI(duration=5.0)
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            watched = AtThePage(journal, lambda: after_turns(turns, run.stop))
+            run = kie.upscale_many(IDS, journal=watched, in_flight=10)
+            async with asyncio.timeout(1000):
+                found = await outcomes_of(run)
+            counts = await journal.counts()
+            assert len(found) == len(api.creates) == counts.done <= 10
+            assert counts.planned == 50 - counts.done
+            await outcomes_of(kie.upscale_many(IDS, journal=journal))
+            assert (await journal.counts()).done == 50
+        assert paid(api) == dict.fromkeys(IDS, 1)
+        assert len(asyncio.all_tasks()) == 1
+
+    story()
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_given_up_at_any_turn_of_a_resume(tmp_path: Path, turns: int):
+    """More tasks wait to be collected than there is room: none of the others is begun."""
+
+    @jumping
+    async def story():
+        api = FakeAPI(duration=5000.0)
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            late = kie.upscale_many(IDS, journal=journal, task_timeout=60.0)
+            assert set((await outcomes_of(late)).values()) == {OutcomeStatus.FAILED}
+
+            run = kie.upscale_many(IDS, journal=journal, in_flight=10)
+            collecting = asyncio.ensure_future(outcomes_of(run))
+            while not run.progress.running:  # noqa: ASYNC110 - turn by turn, in no time
+                await asyncio.sleep(0)
+            polls = len(api.polls)
+            given_up: list[asyncio.Future[None]] = []
+            after_turns(turns, lambda: given_up.append(asyncio.ensure_future(give_up(run))))
+            assert await collecting == {}
+            await given_up[0]
+            assert len(api.polls) == polls
+            assert (await journal.counts()).sent == 50
+            again = kie.upscale_many(IDS, journal=journal, task_timeout=9000.0)
+            assert set((await outcomes_of(again)).values()) == {OutcomeStatus.DONE}
+        assert paid(api) == dict.fromkeys(IDS, 1)
+
+    story()
+
+
+async def give_up(run: BulkRun) -> None:
+    await run.give_up_waiting()
+
+
+@jumping
+async def test_a_carrier_takes_one_item_after_the_other(tmp_path: Path):
+    """There are as many asyncio tasks for the items as are in flight, and none is left."""
+    api, born = FakeAPI(duration=1.0), []
+    loop = asyncio.get_running_loop()
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> Any:
+        born.append(getattr(coroutine, "__qualname__", ""))
+        return asyncio.Task(coroutine, loop=loop, **more)
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        loop.set_task_factory(factory)
+        found = await outcomes_of(kie.upscale_many(IDS, journal=journal, in_flight=5))
+        loop.set_task_factory(None)
+
+    assert len(found) == 50
+    assert born.count("BulkRun._carry") == 5
+    assert len(asyncio.all_tasks()) == 1
+
+
+@jumping
+async def test_one_carrier_that_is_cancelled_takes_only_its_item_with_it(tmp_path: Path):
+    """By somebody who should not: another goes on with the rest."""
+    api = FakeAPI(duration=100.0)
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        run = kie.upscale_many(IDS, journal=journal, in_flight=5)
+        collecting = asyncio.ensure_future(outcomes_of(run))
+        await asyncio.sleep(5.0)
+        carriers = [t for t in asyncio.all_tasks() if t.get_coro().__qualname__.endswith("_carry")]
+        for carrier in carriers:
+            carrier.cancel()
+        found = await collecting
+        counts = await journal.counts()
+
+    assert len(carriers) == counts.sent == 5
+    assert len(found) == counts.done == 45
+    assert set(paid(api).values()) == {1}
+
+
+@jumping
+async def test_a_bug_ends_the_run_and_reaches_its_caller(tmp_path: Path):
+    """Whoever else is under way is cancelled; his task is on record."""
+    api = FakeAPI(duration=100.0)
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+
+        async def broken(*_: Any, **__: Any) -> None:
+            raise ZeroDivisionError
+
+        journal.record_done = broken
+        run = kie.upscale_many(IDS, journal=journal, in_flight=5)
+        with pytest.raises(ZeroDivisionError):
+            await outcomes_of(run)
+        counts = await journal.counts()
+
+    assert counts.sent == len(api.creates) == 5
+    assert len(asyncio.all_tasks()) == 1
+
+
+@jumping
+async def test_what_the_consumer_sets_is_not_seen_by_the_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Context variables: those of the run's beginning, whoever makes room for an item."""
+    monkeypatch.setattr(_run, "RESULTS", 0)
+    trace: ContextVar[str] = ContextVar("trace", default="")
+    seen: list[str] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, TurnTaken):
+            seen.append(trace.get())
+
+    async with journal_at(tmp_path) as journal, session_on(FakeAPI(), hooks=[hear]) as kie:
+        trace.set("begun")
+        async for outcome in kie.upscale_many(IDS[:5], journal=journal, in_flight=1):
+            trace.set(outcome.source_id)
+
+    assert set(seen) == {"begun"}
