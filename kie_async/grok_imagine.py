@@ -332,4 +332,6 @@ def upscale_input(task_id: str, resolution: str | None = None) -> dict[str, Any]
     Raises:
         UsageError: The id cannot be one, or the resolution is none of the documented.
     """
+    if resolution is None:  # of a long list nearly all are so, and the class takes its time
+        return {"task_id": check_task_id(task_id)}
     return Upscale(task_id=task_id, resolution=resolution).to_input()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from kie_async.errors import UsageError
 from kie_async.grok_imagine import UPSCALE, upscale_input
@@ -25,19 +25,6 @@ class BulkItem:
 Source = Iterable["str | BulkItem"] | AsyncIterable["str | BulkItem"]
 
 
-async def _each(source: Source) -> AsyncIterator[str | BulkItem]:
-    if isinstance(source, str | bytes):
-        raise UsageError("task_ids must be an iterable of ids, not one text")
-    if isinstance(source, AsyncIterable):
-        async for entry in source:
-            yield entry
-    elif isinstance(source, Iterable):
-        for entry in source:
-            yield entry
-    else:
-        raise UsageError(f"task_ids must be an iterable of ids, not {type(source).__name__}")
-
-
 async def planned_batches(
     source: Source, resolution: str | None, size: int
 ) -> AsyncIterator[list[PlannedItem]]:
@@ -46,30 +33,64 @@ async def planned_batches(
     Raises:
         UsageError: An id or a resolution cannot work; its position is in the message.
     """
-    batch: list[PlannedItem] = []
-    position = 0
-    async for entry in _each(source):
-        position += 1
-        item = entry if isinstance(entry, BulkItem) else BulkItem(source_id=entry)
+    batch = _Batch(resolution, size)
+    if isinstance(source, AsyncIterable):
+        async for entry in source:
+            if batch.add(entry):
+                for items in batch.taken():
+                    yield items
+    else:  # apart: what passes through an async generator costs as much as its check
+        for entry in _listed(source):
+            if batch.add(entry):
+                for items in batch.taken():
+                    yield items
+    for items in batch.taken():
+        yield items
+
+
+def _listed(source: object) -> Iterable[str | BulkItem]:
+    if isinstance(source, str | bytes):
+        raise UsageError("task_ids must be an iterable of ids, not one text")
+    if not isinstance(source, Iterable):
+        raise UsageError(f"task_ids must be an iterable of ids, not {type(source).__name__}")
+    return source
+
+
+@define
+class _Batch:
+    """Items that are planned together."""
+
+    resolution: str | None
+    size: int
+    items: list[PlannedItem] = field(factory=list)
+    position: int = 0
+    problem: str | None = None
+
+    def add(self, entry: str | BulkItem) -> bool:
+        """Put an entry in; True if the batch is to be taken: it is full, or this cannot work."""
+        self.position += 1
         try:
-            wanted = upscale_input(item.source_id, item.resolution or resolution)
+            self.items.append(self._planned(entry))
         except UsageError as error:
-            problem = error.message
-        else:
-            batch.append(
-                PlannedItem(
-                    source_id=item.source_id,
-                    model=UPSCALE,
-                    input=wanted,
-                    output_name=item.output_name,
-                )
-            )
-            if len(batch) >= size:
-                yield batch
-                batch = []
-            continue
-        if batch:
-            yield batch
-        raise UsageError(f"item {position}: {problem}")
-    if batch:
-        yield batch
+            self.problem = f"item {self.position}: {error.message}"
+            return True
+        return len(self.items) >= self.size
+
+    def taken(self) -> Iterator[list[PlannedItem]]:
+        """Yield the items, if there are any, and begin anew; raise for one that cannot work."""
+        if self.items:
+            items, self.items = self.items, []
+            yield items
+        if self.problem is not None:
+            raise UsageError(self.problem)
+
+    def _planned(self, entry: str | BulkItem) -> PlannedItem:
+        if not isinstance(entry, BulkItem):
+            wanted = upscale_input(entry, self.resolution)
+            return PlannedItem(source_id=entry, model=UPSCALE, input=wanted)
+        return PlannedItem(
+            source_id=entry.source_id,
+            model=UPSCALE,
+            input=upscale_input(entry.source_id, entry.resolution or self.resolution),
+            output_name=entry.output_name,
+        )
