@@ -70,10 +70,15 @@ class _Batch:
         """Put an entry in; True if the batch is to be taken: it is full, or this cannot work."""
         self.position += 1
         try:
-            self.items.append(self._planned(entry))
+            if isinstance(entry, BulkItem):
+                item = self._planned(entry)
+            else:
+                wanted = upscale_input(entry, self.resolution)
+                item = PlannedItem(source_id=entry, model=UPSCALE, input=wanted)
         except UsageError as error:
             self.problem = f"item {self.position}: {error.message}"
             return True
+        self.items.append(item)
         return len(self.items) >= self.size
 
     def taken(self) -> Iterator[list[PlannedItem]]:
@@ -84,10 +89,7 @@ class _Batch:
         if self.problem is not None:
             raise UsageError(self.problem)
 
-    def _planned(self, entry: str | BulkItem) -> PlannedItem:
-        if not isinstance(entry, BulkItem):
-            wanted = upscale_input(entry, self.resolution)
-            return PlannedItem(source_id=entry, model=UPSCALE, input=wanted)
+    def _planned(self, entry: BulkItem) -> PlannedItem:
         return PlannedItem(
             source_id=entry.source_id,
             model=UPSCALE,

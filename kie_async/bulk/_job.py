@@ -128,6 +128,11 @@ class Job:
         return self.creating or (self.order is not None and self.order.task_id is not None)
 
     @property
+    def cancelled(self) -> bool:
+        """True if it was cancelled, even if too late for it: its asyncio task is of no more use."""
+        return self.task is not None and self.task.cancelling() > 0
+
+    @property
     def paid(self) -> bool:
         """True once a create is under way or was accepted."""
         if self.item.state is not ItemState.PLANNED:
@@ -136,20 +141,31 @@ class Job:
 
     async def run(self) -> Outcome:
         """Bring the item to its end, and say how it ended; files come later."""
-        item = self.item
+        item, tools = self.item, self.tools
         try:
-            task = await self._ended()
+            if item.state is ItemState.DONE:
+                task = await tools.caller.look(item.task_id or "")
+                return self._outcome(OutcomeStatus.DONE, None, task)
+            order = await self._created() if item.state is ItemState.PLANNED else self._known()
+            tools.progress.running += 1
+            try:
+                task = await tools.caller.wait(order, tools.task_timeout)
+            except WaitTimeoutError as late:
+                raise self._late(order, late) from None
+            finally:
+                tools.progress.running -= 1
+            self.credits = task.credits_consumed
+            await tools.journal.record_done(item.source_id, task, polls=order.polls)
         except CreateInDoubtError as error:
-            self.tools.progress.in_doubt += 1
+            tools.progress.in_doubt += 1
             return self._outcome(OutcomeStatus.IN_DOUBT, error)
         except TaskFailedError as error:
             await self._record_failed(error)
-            self.tools.progress.failed += 1
+            tools.progress.failed += 1
             return self._outcome(OutcomeStatus.FAILED, error, error.task)
         except KieError as error:
             return self._not_ended(error)
-        if item.state is not ItemState.DONE:
-            self.tools.progress.done += 1
+        tools.progress.done += 1
         return self._outcome(OutcomeStatus.DONE, None, task)
 
     def _not_ended(self, error: KieError) -> Outcome:
@@ -163,42 +179,31 @@ class Job:
         self.tools.progress.failed += 1
         return self._outcome(OutcomeStatus.FAILED, error)
 
-    async def _ended(self) -> Task:
-        item, tools = self.item, self.tools
-        if item.state is ItemState.DONE:
-            return await tools.caller.look(item.task_id or "")
-        record = JournalRecord(tools.journal, item.source_id, tools.new_callback, tools.caller.tell)
-        if item.state is ItemState.PLANNED:
-            order = await self._created(record)
-        else:
-            order = tools.caller.order(
-                item.model, item.input, record, item.task_id, item.updated_at
-            )
-        tools.progress.running += 1
-        try:
-            task = await self._waited(order)
-        finally:
-            tools.progress.running -= 1
-        await tools.journal.record_done(item.source_id, task, polls=order.polls)
-        return task
+    def _record(self) -> JournalRecord:
+        tools = self.tools
+        return JournalRecord(
+            tools.journal, self.item.source_id, tools.new_callback, tools.caller.tell
+        )
 
-    async def _waited(self, order: Order) -> Task:
-        limit = self.tools.task_timeout
-        try:
-            task = await self.tools.caller.wait(order, limit)
-        except WaitTimeoutError as late:
-            raise WaitTimeoutError(
-                f"not done after {limit:g} s; the task goes on - run the same again to collect it",
-                task=late.task,
-                task_id=order.task_id,
-                maybe_charged=True,
-            ) from None
-        self.credits = task.credits_consumed
-        return task
+    def _known(self) -> Order:
+        """Make the order of a task that exists."""
+        item = self.item
+        return self.tools.caller.order(
+            item.model, item.input, self._record(), item.task_id, item.updated_at
+        )
 
-    async def _created(self, record: JournalRecord) -> Order:
+    def _late(self, order: Order, late: WaitTimeoutError) -> WaitTimeoutError:
+        return WaitTimeoutError(
+            f"not done after {self.tools.task_timeout:g} s; the task goes on - run the same again "
+            "to collect it",
+            task=late.task,
+            task_id=order.task_id,
+            maybe_charged=True,
+        )
+
+    async def _created(self) -> Order:
         """Create the task; an API that cannot be reached is waited for."""
-        item, tools = self.item, self.tools
+        item, tools, record = self.item, self.tools, self._record()
         tools.progress.waiting_for_turn += 1
         self.creating = True
         pause = 1.0

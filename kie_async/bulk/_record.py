@@ -129,18 +129,15 @@ class JournalRecord:
 
     async def _write(self, attempt: int, answer: CreateAnswer, *, again: bool) -> None:
         error = answer.error
-        if answer.task_id is not None:
-            await self._created(attempt, answer.task_id)
+        task_id, source_id = answer.task_id, self._source_id
+        if task_id is not None:
+            if not await self._journal.record_created(source_id, attempt, task_id):
+                await note_double_spend(self._journal, self._tell, source_id, task_id)
         elif error is None or answer.verdict is Verdict.NOT_SENT:
             reason = error.message if error is not None else "not sent"
-            await self._journal.record_not_sent(self._source_id, attempt, reason=reason)
+            await self._journal.record_not_sent(source_id, attempt, reason=reason)
         else:
             await self._refused(attempt, answer.verdict, error, again=again)
-
-    async def _created(self, attempt: int, task_id: str) -> None:
-        first = await self._journal.record_created(self._source_id, attempt, task_id)
-        if not first:
-            await note_double_spend(self._journal, self._tell, self._source_id, task_id)
 
     async def _refused(
         self, attempt: int, verdict: Verdict, error: KieError, *, again: bool

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self
 
@@ -86,12 +87,12 @@ class BulkRun:
         self._carriers = Carriers(
             plan.in_flight, RESULTS + plan.in_flight, self._may_begin, self._carry
         )
-        self._results: asyncio.Queue[Outcome | None] = asyncio.Queue()  # the carriers bound it
+        self._results: deque[Outcome | None] = deque()  # the carriers bound it
+        self._news = asyncio.Event()
         self._stopping = False
         self._stopped = False
         self._given_up = False
         self._cursor = 0
-        self._left = False
         self._outcomes = self._iterate()
 
     def __aiter__(self) -> Self:
@@ -142,34 +143,45 @@ class BulkRun:
     # -- the flow ---------------------------------------------------------------------
 
     async def _iterate(self) -> AsyncGenerator[Outcome, None]:
-        """Open a journal for this run if none was given."""
-        async with AsyncExitStack() as stack:
-            journal = self._given
-            if journal is None:
-                folder = await stack.enter_async_context(_folder_of_its_own())
-                journal = await stack.enter_async_context(Journal(folder / "run.db"))
-            outcomes = await stack.enter_async_context(aclosing(self._results_of(journal)))
-            async for outcome in outcomes:
-                yield outcome
-
-    async def _results_of(self, journal: JournalStore) -> AsyncGenerator[Outcome, None]:
         """Drive the run, and yield what comes of it."""
-        self._journal = journal
-        self._tools = self._tools_with(journal)
-        driver = asyncio.get_running_loop().create_task(self._drive())
-        try:
-            while (outcome := await self._results.get()) is not None:
-                self._carriers.take()
-                yield outcome
-            await driver
-        finally:
-            if not driver.done():
-                self._left = True
-                await self.give_up_waiting()
-                driver.cancel()
-                await asyncio.wait([driver])
+        async with AsyncExitStack() as stack:
+            self._journal = await self._opened(stack)
+            self._tools = self._tools_with(self._journal)
+            driver = asyncio.get_running_loop().create_task(self._drive())
+            try:
+                while True:
+                    outcome = self._results.popleft() if self._results else await self._result()
+                    if outcome is None:
+                        break
+                    self._carriers.take()
+                    yield outcome
+                await driver
+            finally:
+                if not driver.done():
+                    await self.give_up_waiting()
+                    driver.cancel()
+                    await asyncio.wait([driver])
         if self.progress.stopped_by is not None:
             raise self.progress.stopped_by
+
+    def _tell(self, outcome: Outcome | None) -> None:
+        """Let the consumer have an outcome; None is behind the last one."""
+        self._results.append(outcome)
+        self._news.set()
+
+    async def _result(self) -> Outcome | None:
+        """Wait for what was told; only one consumer waits."""
+        while not self._results:
+            self._news.clear()
+            await self._news.wait()
+        return self._results.popleft()
+
+    async def _opened(self, stack: AsyncExitStack) -> JournalStore:
+        """Return the journal; open one for this run if none was given."""
+        if self._given is not None:
+            return self._given
+        folder = await stack.enter_async_context(_folder_of_its_own())
+        return await stack.enter_async_context(Journal(folder / "run.db"))
 
     def _tools_with(self, journal: JournalStore) -> Tools:
         plan = self._plan
@@ -203,8 +215,7 @@ class BulkRun:
             raise _single(failures) from None
         finally:
             self._carriers.end()
-            if not self._left:  # behind every outcome; one who has left reads no more
-                self._results.put_nowait(None)
+            self._tell(None)
 
     def _claiming(self, group: asyncio.TaskGroup) -> Claims:
         """Listen for callbacks of creates in doubt; a claimed task is waited for here."""
@@ -239,7 +250,7 @@ class BulkRun:
     def _collect(self, group: asyncio.TaskGroup, item: Item) -> None:
         """Start a job for a task that exists: it needs no turn, and may exceed the room."""
         self._carriers.add()
-        group.create_task(self._bring(item))
+        group.create_task(self._carry(item, holds_room=False))
 
     async def _load(self) -> None:
         """Write what is new into the journal, and hand on what is to do."""
@@ -289,52 +300,52 @@ class BulkRun:
 
     # -- the items --------------------------------------------------------------------
 
-    async def _carry(self, item: Item | None) -> None:
+    async def _carry(self, item: Item | None, *, holds_room: bool = True) -> None:
         """Bring one item after the other to its end, as long as there is a next one.
 
         Room in flight is free again before an item's files are saved.
         """
         carrier = asyncio.current_task()
-        assert carrier is not None  # noqa: S101 - a coroutine that runs has a task
         saving = self._plan.save is not None
         try:
             while item is not None:
                 job = Job(item, self._tools, carrier)
-                outcome = await self._run(job)
-                if saving:
+                self._jobs.add(job)
+                try:
+                    self._check_wanted(job)
+                    outcome = await job.run()
+                except BaseException as end:
+                    self._broken_off(end)
+                    raise
+                finally:
+                    self._ended(job)
+                if saving or not holds_room:
                     break
-                self._results.put_nowait(outcome)
-                if carrier.cancelling():  # too late for this item, and not meant for the next
-                    return
-                item = self._carriers.next()
+                self._tell(outcome)
+                item = self._carriers.next() if not job.cancelled else None
         finally:
-            self._carriers.leave()
+            if holds_room:
+                self._carriers.leave()
         if item is not None:
-            self._results.put_nowait(await job.save(outcome))
+            self._tell(await job.save(outcome))
 
-    async def _bring(self, item: Item) -> None:
-        """Bring one item to its end, files and all."""
-        job = Job(item, self._tools, asyncio.current_task())
-        self._results.put_nowait(await job.save(await self._run(job)))
+    def _check_wanted(self, job: Job) -> None:
+        """Leave a job that was stopped when it was in a carrier's hands and not begun."""
+        if self._stopped and (self._given_up or not job.paid):
+            raise asyncio.CancelledError
 
-    async def _run(self, job: Job) -> Outcome:
-        """Run one job; it can be stopped meanwhile."""
-        self._jobs.add(job)
-        try:
-            if self._stopped and (self._given_up or not job.paid):
-                raise asyncio.CancelledError  # stopped after it was handed to a carrier
-            return await job.run()
-        except asyncio.CancelledError:
+    def _broken_off(self, end: BaseException) -> None:
+        """Count an item out that has no outcome; at a bug begin nothing more."""
+        if isinstance(end, asyncio.CancelledError):
             self._carriers.take()  # not sent, or to be collected later: the journal has it
-            raise
-        except Exception:  # a bug: the run comes down, and nothing more is begun
+        else:
             self._carriers.end()
-            raise
-        finally:
-            self._jobs.discard(job)
-            if job.item.state is ItemState.PLANNED:
-                self._budget.settle(job.credits, charged=job.paid)
-                self.progress.credits_spent = self._budget.spent
+
+    def _ended(self, job: Job) -> None:
+        self._jobs.discard(job)
+        if job.item.state is ItemState.PLANNED:
+            self._budget.settle(job.credits, charged=job.paid)
+            self.progress.credits_spent = self._budget.spent
 
 
 @asynccontextmanager
