@@ -37,7 +37,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         "test_protocol_edges", "test_protocol_create", "test_protocol_uploads", "test_protocol",
         "test_session_uploads", "test_session_calls",
     ),
-    "limiter": ("test_limiter_edges", "test_limiter_at_once", "test_limiter", "test_redis_limiter"),
+    "limiter": (
+        "test_limiter_edges", "test_limiter_at_once", "test_store_limiter", "test_limiter",
+        "test_limiter_stateful",
+    ),
     "callbacks": (
         "test_callbacks_listeners", "test_callbacks", "test_callbacks_faces",
         "test_callbacks_attack",

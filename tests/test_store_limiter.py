@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from kie_async.errors import KieConnectionError
+from kie_async.errors import KieConnectionError, UsageError
 from kie_async.limiter import Ask, StoreLimiter
 from kie_async.limiter._own import FEW, OwnTurns
 from kie_async.testing import in_virtual_time
@@ -19,7 +19,10 @@ class Store(StoreLimiter):
 
     error: Exception | None = None
     pauses: list[float]
+    asks: list[Ask]
     connecting = 0.0
+    room = 10_000
+    again = 0.0
 
     async def _book(self, ask: Ask) -> tuple[int, float]:
         await asyncio.sleep(self.connecting)
@@ -27,7 +30,14 @@ class Store(StoreLimiter):
         if self.error is not None:
             raise self.error
         self.pauses.append(ask.pause)
-        return ask.wanted, 0.0
+        self.asks.append(ask)
+        given = min(ask.wanted, self.room)
+        self.room -= given
+        return given, self.again
+
+    def told(self, what: str) -> list[str]:
+        """Return whatever the calls told of one kind, in their order."""
+        return [one for ask in self.asks for one in getattr(ask, what)]
 
     async def _let_go(self) -> None:
         pass
@@ -35,8 +45,13 @@ class Store(StoreLimiter):
 
 def store(**settings) -> Store:
     made = Store("test", **{"limit": 20, "window": 10.0, "share": 0.1, "lease": 35.0, **settings})
-    made.pauses = []
+    made.pauses, made.asks = [], []
     return made
+
+
+async def settle() -> None:
+    """Let happen what happens without waiting."""
+    await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.03, 0.1, 1 / 3])
@@ -167,3 +182,289 @@ def test_turns_that_count_no_more_are_forgotten():
         own.forget(float(number))
         assert len(own.left(float(number))) <= FEW + 1
     assert [left for _, left in own.left(9_999.0) if left] == [float(n) for n in range(1, 11)]
+
+
+# --- what the store is told ---------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_the_store_is_told_of_each_turn_how_it_ended():
+    """Once, by the name that it was given with: the process's and the turn's number."""
+    limiter = store()
+    async with limiter:
+        finished, returned = await limiter.acquire(), await limiter.acquire()
+        finished.finish()
+        returned.give_back()
+        await settle()
+        await limiter.acquire()
+
+    name = limiter._name
+    assert [list(ask.numbers) for ask in limiter.asks if ask.wanted] == [[0], [1], [2]]
+    assert limiter.told("finished") == [f"{name}:0"]
+    assert limiter.told("returned") == [f"{name}:1"]
+    assert limiter.told("restored") == []
+
+
+@in_virtual_time
+async def test_ends_that_come_together_are_told_together():
+    """A call costs a journey to the store; two milliseconds of answers make one."""
+    limiter = store()
+    limiter.room, limiter.again = 20, 60.0
+    async with limiter:
+        turns = [await limiter.acquire() for _ in range(20)]
+        waiting = asyncio.create_task(limiter.acquire())  # the one who drives is there
+        await settle()
+        before = len(limiter.asks)
+        for turn in turns:
+            turn.finish()
+            await asyncio.sleep(0.0001)
+        await settle()
+        assert len(limiter.asks) == before + 1
+        assert len(limiter.asks[-1].finished) == 20
+        assert limiter.waiting == 1
+        waiting.cancel()
+
+
+@in_virtual_time
+async def test_no_call_carries_more_than_five_hundred():
+    """Neither of those who wait nor of ends: the rest goes with the next one."""
+    limiter = store(limit=1200)
+    async with limiter:
+        turns = await asyncio.gather(*(limiter.acquire() for _ in range(1200)))
+        assert [ask.wanted for ask in limiter.asks] == [500, 500, 200]
+        for number, turn in enumerate(turns):
+            turn.finish() if number < 600 else turn.give_back()
+        await settle()
+    names = [f"{limiter._name}:{number}" for number in range(1200)]
+    assert limiter.told("finished") == names[:600]
+    assert limiter.told("returned") == names[600:]
+    assert [len(ask.finished) for ask in limiter.asks if ask.finished] == [500, 100]
+    assert [len(ask.returned) for ask in limiter.asks if ask.returned] == [500, 100]
+
+
+@in_virtual_time
+async def test_what_could_not_be_told_is_told_by_the_next_call_in_its_order():
+    """Also a pause; of the ends the store is told how long they still count."""
+    limiter = store(share=1.0)
+    async with limiter:
+        turns = [await limiter.acquire() for _ in range(3)]
+        limiter.error = OSError("away")
+        for turn in turns[:2]:
+            turn.finish()
+        await settle()
+        assert limiter.alone
+        limiter.error = None
+        await asyncio.sleep(2.0)
+        (await limiter.acquire()).give_back()
+        await asyncio.sleep(2.0)
+        (await limiter.acquire()).give_back()
+        assert not limiter.alone
+        left = dict(limiter.told("restored"))
+    name = limiter._name
+    span = limiter._span
+    assert left[f"{name}:0"] == left[f"{name}:1"] == pytest.approx(span - 2.1, abs=0.2)
+    assert left[f"{name}:2"] == pytest.approx(span + 35.0 - 2.1, abs=0.2)
+
+
+@in_virtual_time
+async def test_a_store_is_asked_again_when_it_said():
+    """Not before, if nothing ends meanwhile, and it is not asked when nobody waits."""
+    limiter = store()
+    limiter.room, limiter.again = 0, 7.0
+    loop = asyncio.get_running_loop()
+    async with limiter:
+        waiting = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(20.0)
+        assert len(limiter.asks) == 3
+        limiter.room = 1
+        turn = await waiting
+        assert loop.time() == pytest.approx(21.0)
+        await asyncio.sleep(100.0)
+        assert len(limiter.asks) == 4
+        turn.finish()
+        await settle()
+        assert len(limiter.asks) == 5
+
+
+@in_virtual_time
+async def test_a_pause_is_told_at_once_also_while_somebody_waits():
+    """The others of the account are not to run on for the rest of the time he waits."""
+    limiter = store()
+    limiter.room, limiter.again = 0, 60.0
+    async with limiter:
+        waiting = asyncio.create_task(limiter.acquire())
+        await settle()
+        limiter.pause(0.5)
+        await settle()
+        assert limiter.pauses == [0.0, pytest.approx(0.5, abs=0.01)]
+        limiter.pause(20.0)
+        limiter.pause(5.0)
+        await settle()
+        assert limiter.pauses[-1] == pytest.approx(20.0, abs=0.01)
+        waiting.cancel()
+
+
+# --- who gives up, and the end ------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_turn_that_came_too_late_goes_back():
+    """The caller is cancelled in the very step in which he gets it."""
+    limiter = store()
+    async with limiter:
+        waiting = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        while not limiter._line[0].done():
+            await asyncio.sleep(0)
+            if not limiter._line:
+                break
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        await settle()
+        assert limiter.told("returned") == [f"{limiter._name}:0"]
+        assert limiter.told("finished") == []
+
+
+@in_virtual_time
+async def test_who_is_cancelled_as_he_is_refused_is_cancelled():
+    """Nothing was sent either way, and a cancelling is never swallowed."""
+    limiter = store(share=0.0)
+    limiter.error = OSError("away")
+    async with limiter:
+        waiting = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        while limiter._line:  # noqa: ASYNC110 - until the step in which he is refused
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+
+
+@pytest.mark.parametrize("away", [False, True])
+@in_virtual_time
+async def test_closing_cancels_who_waits_and_waits_for_nobody(away):
+    """However long the store had told him to wait; alone, until the next look at most."""
+    limiter = store()
+    limiter.room, limiter.again = 0, 60.0
+    loop = asyncio.get_running_loop()
+    if away:
+        limiter.error = OSError("away")
+    limiter.pause(60.0)
+    async with limiter:
+        waiting = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
+        await settle()
+        before = loop.time()
+    assert loop.time() - before < (1.0 if away else 0.1)
+    assert limiter.waiting == 0
+    done, _ = await asyncio.wait(waiting, timeout=1.0)
+    assert done == set(waiting)
+    assert all(task.cancelled() for task in waiting)
+
+
+@in_virtual_time
+async def test_a_limiter_may_be_used_again_after_its_close():
+    """A store that is back by then is asked first, also if it was being looked for."""
+    limiter = store(share=1.0)
+    limiter.error = OSError("away")
+    async with limiter:
+        (await limiter.acquire()).finish()
+        limiter.connecting = 1000.0
+        await asyncio.sleep(2.0)
+        (await limiter.acquire()).finish()
+        assert limiter.alone
+    limiter.connecting, limiter.error = 0.0, None
+    turn = await limiter.acquire()
+    assert not limiter.alone
+    turn.finish()
+    await settle()
+    assert limiter.told("finished")
+    await limiter.aclose()
+
+
+# --- alone --------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_it_says_when_the_store_is_away_and_when_it_is_back(caplog):
+    """One line each; the share is in it, and nothing of what the error said."""
+    limiter = store(share=0.5)
+    assert repr(limiter) == "<Store 20 per 10.0 s, shared>"
+    async with limiter:
+        limiter.error = OSError("secret")
+        (await limiter.acquire()).finish()
+        assert repr(limiter) == "<Store 20 per 10.0 s, by its share alone>"
+        limiter.error = None
+        await asyncio.sleep(1.0)
+        (await limiter.acquire()).finish()
+    away, back = (record for record in caplog.records if record.name == "kie_async.limiter")
+    assert "10 turns per 10 s" in away.getMessage()
+    assert "OSError" in away.getMessage()
+    assert "secret" not in away.getMessage()
+    assert "back" in back.getMessage()
+
+
+@in_virtual_time
+async def test_a_share_of_nothing_says_that_nothing_is_sent(caplog):
+    """Neither in the log nor to the callers is it a number of turns."""
+    limiter = store(share=0.0)
+    limiter.error = OSError("away")
+    async with limiter:
+        with pytest.raises(KieConnectionError) as refused:
+            await limiter.acquire()
+    assert refused.value.sent is False
+    assert "nothing is sent" in caplog.text
+
+
+@in_virtual_time
+async def test_turns_given_back_as_the_store_goes_are_free_alone():
+    """What was not used does not count; what was answered counts one window from then."""
+    limiter = store(share=1.0)
+    loop = asyncio.get_running_loop()
+    async with limiter:
+        turns = [await limiter.acquire() for _ in range(20)]
+        limiter.error = OSError("away")
+        for turn in turns[:5]:
+            turn.finish()
+        for turn in turns[5:]:
+            turn.give_back()
+        at = loop.time()
+        for _ in range(15):
+            await limiter.acquire()
+        assert loop.time() - at < 0.5
+        await limiter.acquire()
+        assert loop.time() - at == pytest.approx(limiter._span, abs=0.5)
+
+
+@in_virtual_time
+async def test_a_pause_holds_back_a_process_that_is_alone_too():
+    """Whether it was meant before the store went or after."""
+    limiter = store(share=1.0)
+    loop = asyncio.get_running_loop()
+    async with limiter:
+        limiter.error = OSError("away")
+        limiter.pause(30.0)
+        (await limiter.acquire()).finish()
+        assert loop.time() == pytest.approx(30.0, abs=0.1)
+        limiter.pause(40.0)
+        (await limiter.acquire()).finish()
+        assert loop.time() == pytest.approx(70.0, abs=0.2)
+        assert limiter.alone
+
+
+@pytest.mark.parametrize("account", ["", "a b", "a{b", "a}b", "a\nb", "a\x00"])
+def test_an_account_is_a_plain_name(account):
+    """It stands in the keys of the store."""
+    with pytest.raises(UsageError, match="plain name"):
+        Store(account, limit=20, window=10.0, share=0.1, lease=35.0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"share": -0.1}, {"share": 1.1}, {"lease": 0.0}, {"lease": -1.0}]
+)
+def test_shares_and_leases_that_cannot_be(settings):
+    """A lease of nothing would free a turn before its answer."""
+    with pytest.raises(UsageError, match="share must be 0 to 1, and lease more than 0"):
+        store(**settings)
+    for fine in ({"share": 0}, {"share": 1}, {"lease": 0.001}):
+        assert store(**fine).limit == 20
