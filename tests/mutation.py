@@ -42,10 +42,12 @@ TESTS: dict[str, tuple[str, ...]] = {
         "test_limiter_stateful",
     ),
     "callbacks": (
-        "test_callbacks_listeners", "test_callbacks", "test_callbacks_faces",
-        "test_callbacks_attack",
+        "test_callbacks_edges", "test_callbacks_listeners", "test_callbacks",
+        "test_callbacks_attack", "test_callbacks_faces",
     ),
-    "journal": ("test_journal", "test_journal_contract", "test_journal_crash"),
+    "journal": (
+        "test_journal_rows", "test_journal", "test_journal_contract", "test_journal_crash",
+    ),
     "files": (
         "test_files_edges", "test_files_kinds", "test_files_names", "test_files",
         "test_files_faults", "test_files_crash",
@@ -220,6 +222,7 @@ def _run(copy: Path, tests: Sequence[str], *, write: bool) -> int:
         "mutation", max_examples=30, deadline=None, derandomize=True, database=None
     )
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-o", "addopts=",
+               "-o", "timeout=15",  # what hangs is seen too, and soon
                "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
     return int(
         pytest.main([*options, "--hypothesis-profile", "mutation", "--rootdir", str(copy), *tests])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
 from kie_async import SlidingWindowLimiter, UsageError
 from kie_async.errors import WrongLoopError
 from kie_async.redis_limiter import RedisLimiter
-from tests.clock import jumping
+from tests.clock import JumpingLoop, jumping, run_jumping
 
 AWAY = "redis://127.0.0.1:1/0"
 
@@ -58,6 +59,41 @@ def test_loops_that_have_closed_are_forgotten():
         asyncio.run(take())
 
     assert len(limiter._stations) == 1
+
+
+class _Closing(JumpingLoop):
+    """It closes between the moment it is asked and the moment it is called."""
+
+    closing = False
+
+    def call_soon_threadsafe(self, *args: Any, **named: Any) -> asyncio.Handle:
+        if self.closing:
+            raise RuntimeError("Event loop is closed")
+        return super().call_soon_threadsafe(*args, **named)
+
+
+def test_a_turn_for_a_loop_that_closes_this_moment_goes_to_the_next():
+    """It was booked for a caller who cannot be woken any more."""
+    limiter = SlidingWindowLimiter(limit=1)
+    closing = _Closing()
+    held = closing.run_until_complete(limiter.acquire())
+    lost = closing.create_task(limiter.acquire())
+    closing.run_until_complete(asyncio.sleep(0))
+    closing.closing = True
+
+    async def main() -> None:
+        next_one = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        held.give_back()
+        (await next_one).give_back()
+        assert asyncio.get_running_loop().time() == 0.0
+        assert (limiter.waiting, limiter.in_window) == (0, 0)
+
+    run_jumping(main())
+    closing.closing = False
+    lost.cancel()
+    closing.run_until_complete(asyncio.wait([lost]))
+    closing.close()
 
 
 @jumping

@@ -422,6 +422,7 @@ async def test_turns_given_back_as_the_store_goes_are_free_alone():
     limiter = store(share=1.0)
     loop = asyncio.get_running_loop()
     async with limiter:
+        await asyncio.sleep(1000.0)
         turns = [await limiter.acquire() for _ in range(20)]
         limiter.error = OSError("away")
         for turn in turns[:5]:
