@@ -9,9 +9,10 @@ import random
 import pytest
 
 from kie_async.errors import KieConnectionError, UsageError
-from kie_async.limiter import Ask, StoreLimiter
+from kie_async.limiter import Ask, StoreLimiter, _store
 from kie_async.limiter._own import FEW, OwnTurns
 from kie_async.testing import in_virtual_time
+from tests.fakes import Altered
 
 
 class Store(StoreLimiter):
@@ -469,3 +470,75 @@ def test_shares_and_leases_that_cannot_be(settings):
         store(**settings)
     for fine in ({"share": 0}, {"share": 1}, {"lease": 0.001}):
         assert store(**fine).limit == 20
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@in_virtual_time
+async def test_a_turn_that_ends_in_another_thread_is_told_at_once(waits):
+    """Whether the one who drives has gone home or sleeps."""
+    limiter = store()
+    limiter.room, limiter.again = 1, 60.0
+    loop = asyncio.get_running_loop()
+    async with limiter:
+        turn = await limiter.acquire()
+        waiting = asyncio.create_task(limiter.acquire() if waits else settle())
+        await settle()
+        with loop.held():
+            await asyncio.to_thread(turn.finish)
+        await settle()
+        assert limiter.told("finished") == [f"{limiter._name}:0"]
+        waiting.cancel()
+
+
+@in_virtual_time
+async def test_a_pause_before_the_first_caller_goes_with_him():
+    """In one call: there is only one who drives."""
+    limiter = store()
+    async with limiter:
+        limiter.pause(3.0)
+        (await limiter.acquire()).finish()
+        assert [ask.wanted for ask in limiter.asks] == [1]
+        assert limiter.pauses == [pytest.approx(3.0)]
+
+
+@in_virtual_time
+async def test_a_limiter_of_years_remembers_some_dozens_of_its_turns():
+    """Those that count no more are forgotten as it goes."""
+    limiter = store()
+    async with limiter:
+        for _ in range(500):
+            (await limiter.acquire()).finish()
+            await asyncio.sleep(1.0)
+        assert len(limiter._own.left(0.0)) <= 2 * FEW
+
+
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [(0.05, "1 turns per 10 s"), (0.075, "1 turns per 10 s"), (0.01, "1 turns per 50 s"),
+     (0.125, "2 turns per 10 s"), (1, "20 turns per 10 s")],
+)  # fmt: skip
+@in_virtual_time
+async def test_less_than_a_turn_is_one_in_a_longer_window(share, says, caplog):
+    """And one and a half are one."""
+    limiter = store(share=share)
+    limiter.error = OSError("away")
+    async with limiter:
+        waiting = asyncio.create_task(limiter.acquire())
+        await settle()
+        waiting.cancel()
+    assert says in caplog.text
+
+
+@in_virtual_time
+async def test_a_small_share_begins_at_a_time_of_its_own(monkeypatch):
+    """All lose the store at once; what the last turn was is no reason to go earlier."""
+    monkeypatch.setattr(_store, "random", Altered(random, uniform=lambda low, _high: low))
+    limiter = store(share=0.01)
+    loop = asyncio.get_running_loop()
+    async with limiter:
+        (await limiter.acquire()).finish()
+        await asyncio.sleep(5.0)
+        limiter.error = OSError("away")
+        at = loop.time()
+        (await limiter.acquire()).finish()
+        assert loop.time() - at == pytest.approx(50.0, abs=0.5)
