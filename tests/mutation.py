@@ -49,7 +49,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "test_journal_rows", "test_journal", "test_journal_contract", "test_journal_crash",
     ),
     "files": (
-        "test_files_edges", "test_files_kinds", "test_files_names", "test_files",
+        "test_files_edges", "test_files_fetching", "test_files_kinds", "test_files_names", "test_files",
         "test_files_faults", "test_files_crash",
     ),
 }  # fmt: skip

@@ -227,21 +227,21 @@ def test_turns_of_another_clock_do_not_hide_behind_newer_ones():
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "20", None])
 def test_a_limit_is_a_whole_number_from_one(limit: Any):
     """Anything else is refused before it can do harm."""
-    with pytest.raises(UsageError, match="limit"):
+    with pytest.raises(UsageError, match="limit must"):
         SlidingWindowLimiter(limit, 10.0)
 
 
 @pytest.mark.parametrize("window", [0, -1.0, math.inf, math.nan, True, "10", None])
 def test_a_window_is_finite_and_above_zero(window: Any):
     """Anything else is refused before it can do harm."""
-    with pytest.raises(UsageError, match="window"):
+    with pytest.raises(UsageError, match="window must"):
         SlidingWindowLimiter(20, window)
 
 
 @pytest.mark.parametrize("seconds", [-0.1, math.inf, math.nan, True, "1", None])
 def test_a_pause_is_finite_and_not_negative(seconds: Any):
     """Anything else is refused before it can do harm."""
-    with pytest.raises(UsageError, match="pause"):
+    with pytest.raises(UsageError, match="pause must"):
         SlidingWindowLimiter().pause(seconds)
 
 

@@ -1,0 +1,386 @@
+"""Each attempt of one download at its edges, on answers that are told: there is no host."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kie_async import DownloadError, StorageFullError
+from kie_async.errors import KieError
+from kie_async.files import _part as part_module
+from kie_async.files._fetching import Fetching
+from kie_async.files._part import Part
+from kie_async.transport import Fetched
+from tests.file_hosts import PNG, TAG, no_renewal
+
+KIB = 1024
+
+
+class Told:
+    """A fetcher that answers what it is told, each once; the last one again and again."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, int, str | None]] = []
+        self.pauses: list[int] = []
+        self.renewed: list[str] = []
+        self.chunks = 0
+
+    @asynccontextmanager
+    async def fetch(
+        self,
+        url: str,
+        *,
+        offset: int = 0,
+        etag: str | None = None,
+        timeout: float = 900.0,
+        max_bytes: int = 2**31,
+    ) -> AsyncIterator[Fetched]:
+        self.asked.append((url, offset, etag))
+        status, headers, chunks = self.answers.pop(0) if self.answers[1:] else self.answers[0]
+        yield Fetched(status, headers, "content-length" in headers, self._chunks(chunks))
+
+    async def _chunks(self, chunks: Any) -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            self.chunks += 1
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    def fetching(self, **settings: Any) -> Fetching:
+        async def renew(url: str) -> str:
+            self.renewed.append(url)
+            return f"{url}+"
+
+        def pause(after: int) -> float:
+            self.pauses.append(after)
+            return 0.0
+
+        return Fetching(
+            **{"fetcher": self, "renew": renew, "max_bytes": 2**31, "timeout": 900.0,
+               "attempts": 3, "pause": pause, **settings}
+        )  # fmt: skip
+
+
+def head(status: int = 200, *chunks: Any, **fields: str) -> tuple[int, Mapping[str, str], Any]:
+    return status, {name.replace("_", "-"): value for name, value in fields.items()}, chunks
+
+
+def some(start: int, end: int, *, status: int = 206, tag: str = TAG) -> tuple[int, Any, Any]:
+    """Return an answer that breaks off before *end*."""
+    lost = DownloadError("the connection was lost")
+    if status == 200:
+        return head(200, PNG[start:end], lost, etag=tag, content_length=str(len(PNG)))
+    told = f"bytes {start}-{len(PNG) - 1}/{len(PNG)}"
+    return head(206, PNG[start:end], lost, etag=tag, content_range=told)
+
+
+WHOLE = head(200, PNG, etag=TAG, content_length=str(len(PNG)))
+
+
+@pytest.fixture
+def part(tmp_path: Path):
+    one = Part(tmp_path, "a", "task", 0)
+    one.open()
+    yield one
+    one.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("status", "again"),
+    [(408, True), (425, True), (429, True), (500, True), (503, True), (599, True), (402, False),
+     (409, False), (418, False), (499, False), (204, False), (302, False), (207, False)],
+)  # fmt: skip
+async def test_which_statuses_are_tried_again(status: int, again: bool, part: Part):
+    """Each of the three attempts, with a pause between two; the status is told."""
+    told = Told(head(status))
+
+    with pytest.raises(DownloadError, match=f"HTTP {status}") as caught:
+        await told.fetching().bring(part, "u")
+
+    assert len(told.asked) == (3 if again else 1)
+    assert told.pauses == ([1, 2] if again else [])
+    assert (caught.value.http_status, caught.value.retryable) == (status, again)
+    assert told.renewed == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+async def test_an_address_is_renewed_once_for_nothing(status: int, part: Part):
+    """The second refusal is final; a fresh address costs no pause."""
+    told = Told(head(status))
+
+    with pytest.raises(DownloadError, match="the renewed address too") as caught:
+        await told.fetching().bring(part, "u")
+
+    assert [url for url, _, _ in told.asked] == ["u", "u+"]
+    assert (told.renewed, told.pauses) == (["u"], [])
+    assert (caught.value.http_status, caught.value.retryable) == (status, False)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("came", "again"), [(64 * KIB - 1, False), (64 * KIB, True)])
+async def test_an_address_that_brought_us_on_may_be_renewed_again(
+    came: int, again: bool, part: Part
+):
+    """64 KiB since the last renewal are progress, and one byte less is none."""
+    told = Told(head(403), some(0, came, status=200), head(403), WHOLE)
+    if again:
+        assert await told.fetching().bring(part, "u") == ".png"
+        assert [url for url, _, _ in told.asked] == ["u", "u+", "u+", "u++"]
+    else:
+        with pytest.raises(DownloadError, match="the renewed address too"):
+            await told.fetching().bring(part, "u")
+        assert told.renewed == ["u"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("retryable", [True, False])
+async def test_a_renewal_that_fails_says_whether_to_come_again(retryable: bool, part: Part):
+    """With the status of the address, and the reason of the API."""
+
+    async def renew(_url: str) -> str:
+        raise KieError("no", retryable=retryable)
+
+    with pytest.raises(DownloadError, match="could not be renewed: no") as caught:
+        await Told(head(410)).fetching(renew=renew).bring(part, "u")
+
+    assert (caught.value.http_status, caught.value.retryable) == (410, retryable)
+
+
+@pytest.mark.asyncio
+async def test_a_page_in_the_place_of_the_file_is_no_status(part: Part):
+    """After its renewal it is tried as often as anything else."""
+    told = Told(head(200, b"<html>no", content_type="text/html"))
+
+    with pytest.raises(DownloadError, match="a page came") as caught:
+        await told.fetching().bring(part, "u")
+
+    assert [url for url, _, _ in told.asked] == ["u", "u+", "u+", "u+"]
+    assert (caught.value.http_status, caught.value.retryable) == (None, True)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("step", "asked"), [(64 * KIB, 5), (64 * KIB - 1, 2)])
+async def test_an_attempt_that_brought_64_kib_counts_as_none(step: int, asked: int, part: Part):
+    """One byte less, and it is one of those that are counted."""
+    answers = [some(0, step, status=200)]
+    answers += [some(n * step, (n + 1) * step) for n in range(1, len(PNG) // step)]
+    last = len(answers) * step
+    rest = f"bytes {last}-{len(PNG) - 1}/{len(PNG)}"
+    told = Told(*answers, head(206, PNG[last:], etag=TAG, content_range=rest))
+    if asked == 5:
+        assert await told.fetching(attempts=1).bring(part, "u") == ".png"
+        assert [offset for _, offset, _ in told.asked] == [n * step for n in range(asked)]
+        assert [etag for _, _, etag in told.asked] == [None] + [TAG] * 4
+        assert set(told.pauses) == {0}
+    else:
+        with pytest.raises(DownloadError, match="lost"):
+            await told.fetching(attempts=2).bring(part, "u")
+        assert len(told.asked) == asked
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("encoding", ["identity", "", " Identity "])
+async def test_a_file_as_it_is_may_be_called_so(encoding: str, part: Part):
+    """Any other encoding was not asked for."""
+    told = Told(head(200, PNG, content_encoding=encoding, content_length=str(len(PNG))))
+
+    assert await told.fetching().bring(part, "u") == ".png"
+    part.drop()
+    with pytest.raises(DownloadError, match="compressed"):
+        await Told(head(200, PNG, content_encoding="br")).fetching().bring(part, "u")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "told",
+    [f"bytes 1000-{len(PNG) - 1}/{len(PNG)}", f"bytes 1000-1000/{len(PNG)}"],
+)
+async def test_a_range_that_goes_on_is_gone_on_with(told: str, part: Part):
+    """Also when its end is not the last byte: that many bytes are the whole all the same."""
+    fetcher = Told(some(0, 1000, status=200), head(206, PNG[1000:], etag=TAG, content_range=told))
+
+    assert await fetcher.fetching().bring(part, "u") == ".png"
+    assert len(fetcher.asked) == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "told",
+    [
+        f"bytes 999-{len(PNG) - 1}/{len(PNG)}",
+        f"bytes 1001-{len(PNG) - 1}/{len(PNG)}",
+        f"bytes 1000-{len(PNG)}/{len(PNG)}",
+        f"bytes 1000-999/{len(PNG)}",
+        f"bytes 1000-{len(PNG) - 1}/{len(PNG) + 1}",
+        "bytes 1000-1001/*",
+    ],
+)
+async def test_a_range_of_anything_else_begins_anew(told: str, part: Part):
+    """What was there is thrown away, and the next attempt asks for all."""
+    fetcher = Told(
+        some(0, 1000, status=200), head(206, PNG[1000:], etag=TAG, content_range=told), WHOLE
+    )
+
+    assert await fetcher.fetching().bring(part, "u") == ".png"
+    assert [offset for _, offset, _ in fetcher.asked] == [0, 1000, 0]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("offset", "told", "asked"),
+    [(len(PNG), f"bytes */{len(PNG)}", 1), (1000, f"bytes */{len(PNG)}", 2), (0, "bytes */0", 2)],
+)
+async def test_416_is_the_end_only_of_what_is_all_there(
+    offset: int, told: str, asked: int, part: Part
+):
+    """Of nothing it is none."""
+    if offset:
+        part.start(TAG, None)
+        part.append(PNG[:offset])
+    fetcher = Told(head(416, content_range=told), WHOLE)
+
+    assert await fetcher.fetching().bring(part, "u") == ".png"
+    assert len(fetcher.asked) == asked
+
+
+@pytest.mark.asyncio
+async def test_a_range_that_was_not_asked_for_is_taken_from_its_beginning(part: Part):
+    """All of the file as a part of it, with a tag that we had not known."""
+    told = Told(head(206, PNG, etag=TAG, content_range=f"bytes 0-{len(PNG) - 1}/{len(PNG)}"))
+
+    assert await told.fetching().bring(part, "u") == ".png"
+    assert len(told.asked) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("most", "fits"), [(len(PNG), True), (len(PNG) - 1, False)])
+async def test_the_largest_file_that_is_taken(most: int, fits: bool, part: Part):
+    """By its length; not a byte of a larger one is written."""
+    told = Told(WHOLE)
+    if fits:
+        assert await told.fetching(max_bytes=most).bring(part, "u") == ".png"
+    else:
+        with pytest.raises(DownloadError, match=f"larger than {most} bytes") as caught:
+            await told.fetching(max_bytes=most).bring(part, "u")
+        assert not caught.value.retryable
+        assert (told.chunks, len(told.asked)) == (0, 1)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("length", [len(PNG) - 1, len(PNG) + 1, 1])
+async def test_another_length_than_told_is_said(length: int, part: Part):
+    """A whole file that is said to be shorter or longer is none."""
+    told = Told(head(200, PNG, content_length=str(length)))
+
+    with pytest.raises(DownloadError, match=rf"{len(PNG)} bytes came instead of {length}"):
+        await told.fetching(attempts=1).bring(part, "u")
+
+    assert part.progress().offset == 0
+
+
+@pytest.mark.asyncio
+async def test_a_host_that_never_ends_is_left_at_the_end_of_the_file(part: Part):
+    """After the first piece too many."""
+
+    def endless() -> Any:
+        while True:
+            yield PNG
+
+    told = Told((200, {"content-length": str(len(PNG))}, endless()))
+    with pytest.raises(DownloadError, match="came instead of"):
+        await told.fetching(attempts=1).bring(part, "u")
+
+    assert told.chunks == 2
+
+
+@pytest.mark.asyncio
+async def test_what_is_complete_asks_for_nothing(part: Part):
+    """A run was stopped before the last steps; its kind is known by its bytes."""
+    part.start(TAG, len(PNG))
+    part.append(PNG)
+    told = Told(head(500))
+
+    assert await told.fetching(renew=no_renewal).bring(part, "u") == ".png"
+    assert told.asked == []
+
+
+# The part and its note
+
+
+@pytest.mark.parametrize(("free", "fits"), [(1000, True), (999, False)])
+def test_a_file_that_just_fits_is_begun(free: int, fits: bool, part: Part, monkeypatch):
+    """One byte of room less, and nothing of it is fetched."""
+    monkeypatch.setattr(part_module, "free_bytes", lambda _folder: free)
+    if fits:
+        part.start(TAG, 1000)
+    else:
+        with pytest.raises(StorageFullError, match="no room for 1000 bytes"):
+            part.start(TAG, 1000)
+
+
+def _noted(part: Part, change: Callable[[dict[str, Any]], None], *, size: int = 10) -> Any:
+    part.start(TAG, 100)
+    part.append(b"x" * size)
+    note = json.loads(part._note_path.read_text())
+    change(note)
+    part._note_path.write_text(json.dumps(note))
+    return part.progress()
+
+
+def test_a_note_is_gone_on_with_if_it_fits(part: Part):
+    """A part that is longer than its file will be is none, nor is one without a tag."""
+    assert _noted(part, lambda _: None).offset == 10
+    assert _noted(part, lambda _: None, size=100).complete
+    assert _noted(part, lambda _: None, size=101).offset == 0
+    assert _noted(part, lambda note: note.update(etag=None)).offset == 0
+    assert _noted(part, lambda note: note.update(etag=None), size=100).complete
+    assert _noted(part, lambda note: note.update(total=None)).offset == 10
+
+
+@pytest.mark.parametrize("name", ["etag", "total", "boot", "mode"])
+@pytest.mark.parametrize("value", [[], {}, 1.5, "later"])
+def test_a_note_of_another_form_is_none(name: str, value: object, part: Part):
+    """Each field is of its kind, and each must be there."""
+    if (name, value) != ("etag", "later"):
+        assert _noted(part, lambda note: note.update({name: value})).offset == 0
+    assert _noted(part, lambda note: note.pop(name)).offset == 0
+
+
+def test_a_note_that_is_a_link_is_none(part: Part):
+    """Nothing is read through it."""
+    _noted(part, lambda _: None)
+    part._note_path.rename(part._note_path.with_name("elsewhere"))
+    part._note_path.symlink_to("elsewhere")
+
+    assert part.progress().offset == 0
+
+
+def test_a_note_never_makes_a_program_of_a_file(part: Part):
+    """Whatever mode stands in it."""
+    part.start(TAG, len(PNG))
+    part.append(PNG)
+    note = json.loads(part._note_path.read_text())
+    part._note_path.write_text(json.dumps({**note, "mode": 0o7777}))
+
+    assert part.progress().complete
+    final, size = part.finish(".png")
+    assert (stat.S_IMODE(final.stat().st_mode), size) == (0o666, len(PNG))
+    assert not part.is_open
+    part.close()
+
+
+def test_a_note_too_long_to_be_one_is_none(part: Part):
+    """An endless tag would be kept for nothing."""
+    part.start('"' + "t" * 9000 + '"', 100)
+    part.append(b"x")
+
+    assert part.progress().offset == 0
