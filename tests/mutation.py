@@ -46,11 +46,12 @@ TESTS: dict[str, tuple[str, ...]] = {
         "test_callbacks_attack", "test_callbacks_faces",
     ),
     "journal": (
-        "test_journal_rows", "test_journal", "test_journal_contract", "test_journal_crash",
+        "test_journal_edges", "test_journal_rows", "test_journal", "test_journal_contract",
+        "test_journal_crash",
     ),
     "files": (
-        "test_files_edges", "test_files_fetching", "test_files_kinds", "test_files_names", "test_files",
-        "test_files_faults", "test_files_crash",
+        "test_files_edges", "test_files_fetching", "test_files_kinds", "test_files_names",
+        "test_files", "test_files_faults", "test_files_crash",
     ),
 }  # fmt: skip
 """Which tests answer for a package; the quick ones first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -50,6 +51,14 @@ def test_a_body_has_4096_brackets_at_most(lists, passes):
     body = b'{"taskId":"t1","x":"' + b"[" * lists + b'"}'
     with contextlib.nullcontext() if passes else pytest.raises(CallbackError):
         assert read_body(body)[0] == "t1"
+
+
+def test_a_body_of_as_many_brackets_as_may_be_has_32_levels_too():
+    """Texts have most of them, so that only the depth is wrong."""
+    text = b"[" * (4096 - 1 - 40)
+    body = b'{"taskId":"t1","y":"' + text + b'","x":' + b"[" * 40 + b"]" * 40 + b"}"
+    with pytest.raises(CallbackError):
+        read_body(body)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +272,26 @@ def test_a_refusal_for_something_else_says_nothing_of_the_clock():
     ]
 
 
+# Listeners
+
+
+def test_a_listeners_thread_ends_with_it():
+    """It waits for no more events: a service that comes and goes leaves no threads behind."""
+    to = receiver()
+    heard = threading.Event()
+    to.subscribe(lambda _event: heard.set())
+    before = set(threading.enumerate())
+    post(to, "t1")
+    assert heard.wait(5.0)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.name == "kie-callbacks"
+    assert thread.daemon
+
+    to.close()
+    thread.join(5.0)
+    assert not thread.is_alive()
+
+
 # Bodies that come in pieces
 
 
@@ -331,7 +360,7 @@ async def test_a_server_for_trying_callbacks_out():
         server.receiver._clock = Clock()
         for name in ("t1", "t1", "t2"):
             async with http.post(server.url, data=content(name), headers=signed(name)) as answer:
-                assert answer.status == 200
+                assert (answer.status, answer.content_type) == (200, "application/json")
         async with asyncio.timeout(5.0):
             events = [await server.next_event() for _ in range(2)]
         assert [event.task_id for event in events] == ["t1", "t2"]
@@ -381,6 +410,23 @@ async def test_a_server_on_ipv6_shows_its_address_as_urls_do():
 
 
 # Asgi
+
+
+@pytest.mark.asyncio
+async def test_a_websocket_is_heard_before_it_is_refused():
+    """A server may complain about an answer to what was not asked for yet."""
+    done: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        done.append("received")
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        done.append(message["type"])
+
+    await receiver().asgi({"type": "websocket", "path": "/kie/cb"}, receive, send)
+
+    assert done == ["received", "websocket.close"]
 
 
 @pytest.mark.asyncio
