@@ -292,6 +292,23 @@ def test_a_listeners_thread_ends_with_it():
     assert not thread.is_alive()
 
 
+@jumping
+async def test_who_left_misses_nothing():
+    """What comes afterwards is no event that somebody was too slow for."""
+    to = receiver()
+
+    async def listener(_event: Any) -> None:
+        pytest.fail("it has left")
+
+    for leave in (to.subscribe(listener), to.subscribe(print), to.connect(print)):
+        leave()
+        leave()
+    post(to, "t1")
+    await asyncio.sleep(1.0)
+
+    assert to.dropped == 0
+
+
 # Bodies that come in pieces
 
 

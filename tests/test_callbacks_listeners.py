@@ -198,7 +198,7 @@ async def test_an_object_with_an_async_call_is_a_coroutine_too():
 @jumping
 async def test_a_coroutine_that_hangs_or_raises_loses_its_turn(caplog):
     """After its thirty seconds; the next event is told."""
-    to = receiver(listener_timeout=30.0)
+    to = receiver()
     heard: list[tuple[str, float]] = []
 
     async def listener(event: CallbackEvent) -> None:

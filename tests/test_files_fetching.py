@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
+import os
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -11,13 +14,19 @@ from typing import Any
 
 import pytest
 
-from kie_async import DownloadError, StorageFullError
+from kie_async import DownloadError, StorageFullError, UsageError
 from kie_async.errors import KieError
+from kie_async.files import Downloader
 from kie_async.files import _part as part_module
+from kie_async.files._downloader import _unwritable
 from kie_async.files._fetching import Fetching
+from kie_async.files._mark import marked_time
+from kie_async.files._names import other_stem, safe_stem, short_hash
 from kie_async.files._part import Part
+from kie_async.files._place import is_same
+from kie_async.files._threads import Writer
 from kie_async.transport import Fetched
-from tests.file_hosts import PNG, TAG, no_renewal
+from tests.file_hosts import PNG, TAG, no_renewal, task
 
 KIB = 1024
 
@@ -384,3 +393,149 @@ def test_a_note_too_long_to_be_one_is_none(part: Part):
     part.append(b"x")
 
     assert part.progress().offset == 0
+
+
+# The downloader and what it stands on
+
+
+class Held(Told):
+    """Answers when it is told to; says how many wait, and with what they came."""
+
+    waiting = 0
+    settings: tuple[float, int] = (0.0, 0)
+
+    def __init__(self, *answers: Any) -> None:
+        super().__init__(*answers)
+        self.go = asyncio.Event()
+
+    @asynccontextmanager
+    async def fetch(self, url: str, **given: Any) -> AsyncIterator[Fetched]:
+        self.settings = (given["timeout"], given["max_bytes"])
+        self.waiting += 1
+        await self.go.wait()
+        async with super().fetch(url, **given) as answer:
+            yield answer
+
+
+@pytest.mark.asyncio
+async def test_what_a_downloader_does_by_default(tmp_path: Path):
+    """Four files at once, four attempts each, 15 minutes, 2 GiB, half a second to begin with."""
+    told = Held(head(500))
+    usual = Downloader(told, no_renewal, tmp_path)
+    assert 0.25 <= usual._pause(1) <= 0.5
+    downloader = Downloader(told, no_renewal, tmp_path, backoff=0.0)
+
+    saving = asyncio.create_task(downloader.save(task(*(f"u{n}" for n in range(4)))))
+    async with asyncio.timeout(10.0):
+        while told.waiting < 4:  # noqa: ASYNC110 - threads open the parts
+            await asyncio.sleep(0)
+    assert downloader._turns.locked()
+    told.go.set()
+    with pytest.raises(DownloadError, match=r"HTTP 500 \(4 of 4 results\)") as caught:
+        await saving
+
+    assert told.settings == (900.0, 2 * 2**30)
+    assert len(told.asked) == 4 * 4
+    assert (caught.value.saved, caught.value.task_id) == ((), "task-1")
+    assert (caught.value.http_status, caught.value.retryable) == (500, True)
+
+
+@pytest.mark.asyncio
+async def test_one_failure_of_one_result_is_told_without_a_count(tmp_path: Path):
+    """And if one of several may come right, all of them are worth another try."""
+    downloader = Downloader(Told(head(418)), no_renewal, tmp_path, backoff=0.0)
+    with pytest.raises(DownloadError, match=r"HTTP 418 \(task task-1\)$") as caught:
+        await downloader.save(task("u"))
+    assert not caught.value.retryable
+
+    told = Told(head(418), head(500))
+    downloader = Downloader(told, no_renewal, tmp_path, backoff=0.0, concurrency=1)
+    with pytest.raises(DownloadError, match=r"HTTP 418 \(2 of 2 results\) ") as caught:
+        await downloader.save(task("u", "v"))
+    assert (caught.value.http_status, caught.value.retryable) == (418, True)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("wrong", ["max_bytes", "concurrency", "attempts"])
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "1", None])
+async def test_whole_numbers_from_one(wrong: str, value: Any, tmp_path: Path):
+    """Each is refused by its name."""
+    with pytest.raises(UsageError, match=f"^{wrong} must be a whole number above zero"):
+        Downloader(Told(WHOLE), no_renewal, tmp_path, **{wrong: value})
+    Downloader(Told(WHOLE), no_renewal, tmp_path, **{wrong: 1})
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("what", ["timeout", "backoff"])
+async def test_seconds_are_refused_by_their_name(what: str, tmp_path: Path):
+    """So that the user finds his mistake."""
+    with pytest.raises(UsageError, match=what):
+        Downloader(Told(WHOLE), no_renewal, tmp_path, **{what: -1.0})
+
+
+@pytest.mark.parametrize(
+    ("number", "full"),
+    [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EDQUOT, True), (errno.EIO, False),
+     (errno.EACCES, False)],
+)  # fmt: skip
+def test_which_errors_mean_a_full_disk(number: int, full: bool, tmp_path: Path):
+    """All others are the folder's, and nothing that passes by itself."""
+    error = _unwritable(tmp_path, OSError(number, os.strerror(number)))
+
+    assert isinstance(error, StorageFullError) is full
+    if not full:
+        assert os.strerror(number) in str(error)
+        assert not error.retryable
+    assert "OSError" in str(_unwritable(tmp_path, OSError()))
+
+
+@pytest.mark.asyncio
+async def test_bytes_go_to_the_disk_in_blocks(part: Part, monkeypatch: pytest.MonkeyPatch):
+    """A mebibyte in one hop to a thread; what is left over at the end."""
+    sizes: list[int] = []
+    append = part.append
+
+    def counted(data: bytearray) -> None:
+        sizes.append(len(data))
+        append(data)
+
+    monkeypatch.setattr(part, "append", counted)
+    writer = Writer(part)
+    for size in (2**20 - 1, 1, 2**20 + 5, 7):
+        await writer.write(bytes(size))
+    await writer.flush()
+    await writer.flush()
+
+    assert sizes == [2**20, 2**20 + 5, 7]
+    assert part.path.stat().st_size == sum(sizes)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1])
+def test_the_same_bytes_are_the_same_file(size: int, tmp_path: Path):
+    """To the last one, and only of plain files."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"x" * size)
+    other.write_bytes(b"x" * size)
+    assert is_same(one, other)
+    if size:
+        other.write_bytes(b"x" * (size - 1) + b"y")
+        assert not is_same(one, other)
+        other.write_bytes(b"y" + b"x" * (size - 1))
+        assert not is_same(one, other)
+    other.write_bytes(b"x" * (size + 1))
+    assert not is_same(one, other)
+    link = tmp_path / "link"
+    link.symlink_to(one)
+    assert not is_same(one, link)
+    assert not is_same(one, tmp_path)
+    assert not is_same(one, tmp_path / "none")
+
+
+def test_marks_and_names_are_those_of_every_version():
+    """What was saved by the package of today is known to that of tomorrow."""
+    assert marked_time(1_790_000_000, 12345, "task", 1) == 1_790_000_000_800_916_000
+    assert short_hash("task", 1) == "631a68cb"
+    assert other_stem("a" * 200, "b") == "a" * 111 + "~68acaf1f"
+    assert other_stem("a. ", "b") == "a~68acaf1f"
+    assert safe_stem("a" * 120) == "a" * 120
+    assert safe_stem("a" * 121) == "a" * 111 + "~cf15b714"
