@@ -223,7 +223,7 @@ def _run(copy: Path, tests: Sequence[str], *, write: bool) -> int:
         "mutation", max_examples=30, deadline=None, derandomize=True, database=None
     )
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-o", "addopts=",
-               "-o", "timeout=15",  # what hangs is seen too, and soon
+               "-o", "timeout=40",  # what hangs is seen too, and soon
                "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
     return int(
         pytest.main([*options, "--hypothesis-profile", "mutation", "--rootdir", str(copy), *tests])

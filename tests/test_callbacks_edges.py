@@ -150,6 +150,15 @@ def test_a_task_has_eight_marks():
     assert [event is not None for event in rings] == [True, True, True, True, False]
 
 
+def test_a_memory_of_one_task_is_a_memory():
+    """The last one that came."""
+    to = receiver(max_pending=1)
+    post(to, "t1")
+    post(to, "t2")
+
+    assert [to.seen(name) for name in ("t1", "t2")] == [False, True]
+
+
 # Rings of other processes
 
 
