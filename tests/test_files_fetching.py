@@ -22,11 +22,12 @@ from kie_async.files._downloader import _unwritable
 from kie_async.files._fetching import Fetching
 from kie_async.files._mark import marked_time
 from kie_async.files._names import other_stem, safe_stem, short_hash
-from kie_async.files._part import Part
+from kie_async.files._part import Part, UnfitError
 from kie_async.files._place import is_same
 from kie_async.files._threads import Writer
 from kie_async.transport import Fetched
-from tests.file_hosts import PNG, TAG, no_renewal, task
+from tests.fakes import Altered
+from tests.file_hosts import JPEG, PNG, TAG, no_renewal, task
 
 KIB = 1024
 
@@ -148,6 +149,20 @@ async def test_an_address_that_brought_us_on_may_be_renewed_again(
         with pytest.raises(DownloadError, match="the renewed address too"):
             await told.fetching().bring(part, "u")
         assert told.renewed == ["u"]
+
+
+@pytest.mark.asyncio
+async def test_progress_is_counted_from_the_last_renewal(part: Part):
+    """What had come before it was another link's."""
+    told = Told(
+        some(0, 60 * KIB, status=200), head(403), some(60 * KIB, 100 * KIB), head(403), WHOLE
+    )
+
+    with pytest.raises(DownloadError, match="the renewed address too"):
+        await told.fetching().bring(part, "u")
+    assert [(url, offset) for url, offset, _ in told.asked] == [
+        ("u", 0), ("u", 60 * KIB), ("u+", 60 * KIB), ("u+", 100 * KIB),
+    ]  # fmt: skip
 
 
 @pytest.mark.asyncio
@@ -539,3 +554,37 @@ def test_marks_and_names_are_those_of_every_version():
     assert other_stem("a. ", "b") == "a~68acaf1f"
     assert safe_stem("a" * 120) == "a" * 120
     assert safe_stem("a" * 121) == "a" * 111 + "~cf15b714"
+
+
+def test_a_file_that_nothing_measured_must_end_as_its_kind_does(part: Part):
+    """Some makers append to a JPEG: that is fine if the host said how long it is."""
+    for framed in (True, False):
+        part.start(TAG, None)
+        part.append(JPEG + b"appended")
+        if framed:
+            assert part.examine("", framed=True) == ".jpg"
+        else:
+            with pytest.raises(UnfitError, match="stops before its end"):
+                part.examine("", framed=False)
+
+
+def test_a_saved_file_is_as_old_as_its_last_byte(part: Part):
+    """To the second: the mark is in the rest."""
+    part.start(TAG, None)
+    part.append(PNG)
+    os.utime(part._fd, ns=(1_600_000_000_123_456_789,) * 2)
+
+    final, _ = part.finish(".png")
+    assert final.stat().st_mtime_ns // 10**9 == 1_600_000_000
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
+@pytest.mark.parametrize(("size", "early"), [(2**20 - 1, 0), (2**20, 1)])
+def test_whole_blocks_are_on_their_way_at_once(size: int, early: int, part: Part, monkeypatch):
+    """The sync at the end, which is waited for, then finds little to do."""
+    told: list[int] = []
+    advise = Altered(os, posix_fadvise=lambda fd, *_: told.append(fd))
+    monkeypatch.setattr(part_module, "os", advise)
+    part.append(bytes(size))
+
+    assert told == [part._fd] * early
