@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -588,3 +589,27 @@ def test_whole_blocks_are_on_their_way_at_once(size: int, early: int, part: Part
     part.append(bytes(size))
 
     assert told == [part._fd] * early
+
+
+@pytest.mark.asyncio
+async def test_one_block_is_written_at_a_time(part: Part, monkeypatch: pytest.MonkeyPatch):
+    """Else two threads could bring them in the other order, or fill the memory."""
+    go = threading.Event()
+    append = part.append
+
+    def slowly(data: bytearray) -> None:
+        assert go.wait(10.0)
+        append(data)
+
+    monkeypatch.setattr(part, "append", slowly)
+    writer = Writer(part)
+    await writer.write(b"a" * 2**20)
+    second = asyncio.create_task(writer.write(b"b" * 2**20))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not second.done()
+    go.set()
+    await second
+    await writer.flush()
+
+    assert part.path.read_bytes() == b"a" * 2**20 + b"b" * 2**20
