@@ -713,7 +713,10 @@ async def test_no_room_for_the_ballast_stops_before_anything(
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("name", ["SQLITE_IOERR_FSYNC", "SQLITE_IOERR", "SQLITE_CORRUPT"])
+@pytest.mark.parametrize(
+    "name",
+    ["SQLITE_IOERR_FSYNC", "SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_READONLY"],
+)
 async def test_a_failed_sync_ends_all_writing(tmp_path: Path, name: str):
     """A second sync may lie: only the file, opened again, tells what is there."""
     fault = hook(record_created_before_commit=failing(1034, name))

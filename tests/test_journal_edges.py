@@ -23,10 +23,12 @@ from kie_async.errors import (
     JournalLockedError,
     JournalTooNewError,
     KeyConflictError,
+    StorageFullError,
     UsageError,
 )
-from kie_async.journal import Counts, ItemState, Journal, PlannedItem, Verdict, _storage
-from kie_async.journal._lease import Lease, recorded_commits
+from kie_async.journal import Counts, ItemState, Journal, PlannedItem, Verdict, _lease, _storage
+from kie_async.journal._lease import Lease, current_owner, recorded_commits
+from kie_async.journal._opening import foreign_error, translated
 from kie_async.journal._rows import (
     as_evidence,
     as_json,
@@ -41,6 +43,7 @@ from kie_async.journal._rows import (
 )
 from kie_async.journal._storage import Ballast, check_version, shut_out, warn_if_remote
 from kie_async.models import Task, TaskState
+from tests.fakes import Altered
 from tests.fuzz.readers import DECISION
 
 NOW = 1_790_000_000.0
@@ -415,6 +418,32 @@ def test_a_lock_of_nobody_has_room_for_its_first_line(path: Path):
     other.release()
 
 
+def test_a_holder_whose_name_cannot_be_read_holds_it_all_the_same(path: Path):
+    """As far as it can be read; and one that has not named itself yet is somebody."""
+    lease, other = Lease(path), Lease(path)
+    lease.take()
+    with pytest.raises(JournalLockedError, match="unknown process"):
+        other.take()
+    lease.record("0" * 32, 0)
+    with lease.path.open("ab") as file:
+        file.write(b"host \xff!\n")
+    with pytest.raises(JournalLockedError, match="host \ufffd! "):
+        other.take()
+    lease.release()
+
+
+@pytest.mark.asyncio
+async def test_a_new_journal_was_never_open_to_everybody(path: Path, caplog):
+    """Each of its files is private from the first moment on."""
+    with caplog.at_level(logging.WARNING):
+        async with Journal(path) as journal:
+            await journal.plan([item()])
+        async with Journal(path) as journal:
+            assert await journal.counts() == Counts(planned=1)
+
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -569,3 +598,82 @@ async def test_a_journal_is_opened_once_and_used_while_it_is_open(path: Path):
             await reader.plan([item()])
         with pytest.raises(JournalError, match="read-only"):
             reader.note_polls("a", 1)
+
+
+# What an error of the database means
+
+
+def error_named(name: str | None, words: str = "words") -> sqlite3.Error:
+    error = sqlite3.OperationalError(words)
+    if name is not None:
+        error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "again"),
+    [
+        ("SQLITE_FULL", StorageFullError, False),
+        ("SQLITE_IOERR_WRITE", StorageFullError, False),
+        ("SQLITE_BUSY", JournalError, True),
+        ("SQLITE_BUSY_SNAPSHOT", JournalError, True),
+        ("SQLITE_LOCKED", JournalError, True),
+        ("SQLITE_CORRUPT_VTAB", JournalCorruptError, False),
+        ("SQLITE_NOTADB", JournalCorruptError, False),
+        ("SQLITE_IOERR_READ", JournalError, False),
+        ("SQLITE_ERROR", JournalError, False),
+        (None, JournalError, False),
+    ],
+)
+def test_what_an_error_of_sqlite_means(name: str | None, kind: type, again: bool, path: Path):
+    """Each is one of ours, with the path and what SQLite said."""
+    found = foreign_error(error_named(name), path)
+
+    assert type(found) is kind
+    assert found.retryable is again
+    assert str(path) in str(found)
+    assert "words" in str(found)
+    if kind is JournalError and not again:
+        assert f"({name or 'OperationalError'})" in str(found)
+
+
+def test_text_that_is_none_is_damage(path: Path):
+    """SQLite has no name for it."""
+    error = error_named(None, "Could not decode to UTF-8 column")
+    assert type(foreign_error(error, path)) is JournalCorruptError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        *((error_named(f"SQLITE_{name}"), JournalError)
+          for name in ("BUSY", "LOCKED", "CANTOPEN", "READONLY_DIRECTORY", "PERM", "AUTH",
+                       "IOERR_READ", "NOMEM")),
+        (error_named("SQLITE_FULL"), StorageFullError),
+        (error_named("SQLITE_ERROR"), JournalCorruptError),
+        (error_named(None), JournalCorruptError),
+        (OSError(5, "Input/output error"), JournalError),
+        (OverflowError("o"), JournalCorruptError),
+        (ValueError("v"), JournalCorruptError),
+        (TypeError("t"), JournalCorruptError),
+        (AttributeError("a"), JournalCorruptError),
+    ],
+)  # fmt: skip
+def test_what_an_error_while_opening_means(error: Exception, kind: type, path: Path):
+    """What cannot be read is damage, unless the surroundings are to blame."""
+    with pytest.raises(JournalError) as caught, translated(path):
+        raise error
+
+    assert type(caught.value) is kind
+    assert caught.value.__cause__ is error
+
+
+def test_where_no_boot_has_a_name_the_lock_alone_has_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Elsewhere than on Linux; a machine without a name has a word for one too."""
+    monkeypatch.setattr(_lease, "Path", lambda _: tmp_path / "none")
+    monkeypatch.setattr(_lease, "platform", Altered(platform, node=lambda: ""))
+
+    owner = current_owner()
+    assert (owner.host, owner.pid, owner.boot_id) == ("unknown", os.getpid(), "unknown")
