@@ -41,6 +41,7 @@ from kie_async.journal._rows import (
     seal,
     whole,
 )
+from kie_async.journal._schema import Schema
 from kie_async.journal._storage import Ballast, check_version, shut_out, warn_if_remote
 from kie_async.models import Task, TaskState
 from tests.fakes import Altered
@@ -321,6 +322,28 @@ async def test_a_doubt_by_crash_is_the_weaker_proof(path: Path, clock: Clock):
 
 
 @pytest.mark.asyncio
+async def test_an_older_doubt_outlives_what_the_slow_owner_says(path: Path):
+    """The newest attempt was refused; an older one may have been paid for."""
+    async with Journal(path) as journal:
+        await journal.record_reported("a", await sending(journal), again=True)
+        attempt = await journal.begin_sending("a")
+        own, journal._lease = journal._lease, -1
+        assert await journal.doubt_the_dead() == 1
+        journal._lease = own
+        await journal.record_rejected("a", attempt, final=False, reason="r")
+        found = await journal.get("a")
+    assert found is not None
+    assert (found.state, found.maybe_charged) == ("planned", True)
+
+
+@pytest.mark.asyncio
+async def test_a_path_that_cannot_be_is_told(tmp_path: Path):
+    """As what the system says about it."""
+    with pytest.raises(JournalError, match="too long"):
+        await Journal.open(tmp_path / ("x" * 300))
+
+
+@pytest.mark.asyncio
 async def test_polls_are_written_within_a_quarter_of_a_second(path: Path):
     """The last number of each, and an unknown item is passed over."""
     async with Journal(path) as journal:
@@ -500,15 +523,15 @@ def test_everybodys_rights_are_taken_and_a_groups_are_kept(path: Path, caplog):
     """From the file and each of its companions; what has none is not spoken of."""
     names = ["run.db", "run.db-wal", "run.db-shm", "run.db.lock", "run.db.ballast", "run.dbx"]
     for name in names:
-        file = path.with_name(name)
-        file.touch()
-        file.chmod(0o664 if name != "run.db-shm" else 0o640)
+        path.with_name(name).touch()
+        path.with_name(name).chmod(0o664)
 
+    shut_out(path)
     shut_out(path)
 
     modes = {name: stat.S_IMODE(path.with_name(name).stat().st_mode) for name in names}
-    assert modes == {**dict.fromkeys(names, 0o660), "run.db-shm": 0o640, "run.dbx": 0o664}
-    assert caplog.text.count("was open to everybody") == 4
+    assert modes == {**dict.fromkeys(names, 0o660), "run.dbx": 0o664}
+    assert caplog.text.count("was open to everybody") == 5
 
 
 @pytest.mark.parametrize(
@@ -677,3 +700,80 @@ def test_where_no_boot_has_a_name_the_lock_alone_has_to_do(
 
     owner = current_owner()
     assert (owner.host, owner.pid, owner.boot_id) == ("unknown", os.getpid(), "unknown")
+
+
+# Making, migrating, damage
+
+
+@pytest.mark.asyncio
+async def test_what_a_killed_start_left_is_no_hindrance(path: Path):
+    """A journal that was not complete yet, and a backup that was not."""
+    for name in ("run.db.new", "run.db.new-wal", "run.db.new-journal"):
+        path.with_name(name).write_bytes(b"left over")
+    async with Journal(path) as journal:
+        await journal.plan([item()])
+    assert {file.name for file in path.parent.iterdir()} == {"run.db", "run.db.lock"}
+
+    path.with_name("run.db.v1.backup.new").write_bytes(b"left over")
+    later = Schema(version=2, create="", steps={1: lambda _: None})
+    async with Journal(path, _schema=later) as journal:
+        assert await journal.counts() == Counts(planned=1)
+    backup = path.with_name("run.db.v1.backup")
+    async with Journal(backup, create=False) as journal:
+        assert await journal.counts() == Counts(planned=1)
+    assert not path.with_name("run.db.v1.backup.new").exists()
+
+
+@pytest.mark.asyncio
+async def test_a_new_name_is_durable_before_it_is_used(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of the journal and of its backup: a file without a name would be an empty run."""
+    synced: list[str] = []
+
+    def fsync(fd: int) -> None:
+        os.fsync(fd)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            synced.append(",".join(sorted(file.name for file in path.parent.iterdir())))
+
+    monkeypatch.setattr(_storage, "os", Altered(os, fsync=fsync))
+    async with Journal(path):
+        pass
+    assert synced == ["run.db,run.db.lock"]
+    later = Schema(version=2, create="", steps={1: lambda _: None})
+    async with Journal(path, _schema=later):
+        pass
+    assert len(synced) == 2
+    assert "run.db.v1.backup" in synced[1].split(",")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_a_page_of_nothing_is_found_by_readers_too(path: Path, read_only: bool):
+    """Before anything is read from it."""
+    async with Journal(path) as journal:
+        await journal.plan([item(f"i{n:05}") for n in range(2000)])
+    content = bytearray(path.read_bytes())
+    size = int.from_bytes(content[16:18], "big")
+    middle = len(content) // size // 2 * size
+    content[middle : middle + size] = bytes(size)
+    path.write_bytes(content)
+
+    with pytest.raises(JournalCorruptError, match="is damaged"):
+        await Journal.open(path, read_only=read_only)
+
+
+@pytest.mark.asyncio
+async def test_an_intent_that_is_taken_back_says_why(path: Path):
+    """It was cancelled after it had become durable: nothing was sent."""
+    async with Journal(path) as journal:
+        await journal.plan([item()])
+        task = asyncio.ensure_future(journal.begin_sending("a"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await journal.set_meta("after", 1)  # in a later commit than the intent
+        await journal.set_meta("after", 2)
+        found, (made,) = await journal.get("a"), await journal.attempts("a")
+    assert found is not None
+    assert (found.state, found.reason, found.maybe_charged) == ("planned", "cancelled", False)
+    assert (made.verdict, made.reason) == (Verdict.NOT_SENT, "cancelled")
