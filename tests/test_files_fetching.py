@@ -95,6 +95,12 @@ def some(start: int, end: int, *, status: int = 206, tag: str = TAG) -> tuple[in
 WHOLE = head(200, PNG, etag=TAG, content_length=str(len(PNG)))
 
 
+def begun(part: Part, total: int | None, content: bytes) -> None:
+    """Let an earlier run have brought *content*."""
+    part.start(TAG, total)
+    part.append(content)
+
+
 @pytest.fixture
 def part(tmp_path: Path):
     one = Part(tmp_path, "a", "task", 0)
@@ -219,7 +225,7 @@ async def test_a_file_as_it_is_may_be_called_so(encoding: str, part: Part):
     told = Told(head(200, PNG, content_encoding=encoding, content_length=str(len(PNG))))
 
     assert await told.fetching().bring(part, "u") == ".png"
-    part.drop()
+    await asyncio.to_thread(part.drop)
     with pytest.raises(DownloadError, match="compressed"):
         await Told(head(200, PNG, content_encoding="br")).fetching().bring(part, "u")
 
@@ -269,8 +275,7 @@ async def test_416_is_the_end_only_of_what_is_all_there(
 ):
     """Of nothing it is none."""
     if offset:
-        part.start(TAG, None)
-        part.append(PNG[:offset])
+        await asyncio.to_thread(begun, part, None, PNG[:offset])
     fetcher = Told(head(416, content_range=told), WHOLE)
 
     assert await fetcher.fetching().bring(part, "u") == ".png"
@@ -309,7 +314,7 @@ async def test_another_length_than_told_is_said(length: int, part: Part):
     with pytest.raises(DownloadError, match=rf"{len(PNG)} bytes came instead of {length}"):
         await told.fetching(attempts=1).bring(part, "u")
 
-    assert part.progress().offset == 0
+    assert (await asyncio.to_thread(part.progress)).offset == 0
 
 
 @pytest.mark.asyncio
@@ -330,8 +335,7 @@ async def test_a_host_that_never_ends_is_left_at_the_end_of_the_file(part: Part)
 @pytest.mark.asyncio
 async def test_what_is_complete_asks_for_nothing(part: Part):
     """A run was stopped before the last steps; its kind is known by its bytes."""
-    part.start(TAG, len(PNG))
-    part.append(PNG)
+    await asyncio.to_thread(begun, part, len(PNG), PNG)
     told = Told(head(500))
 
     assert await told.fetching(renew=no_renewal).bring(part, "u") == ".png"

@@ -401,7 +401,7 @@ async def test_the_lock_tells_who_holds_it_and_what_is_durable(path: Path, clock
         assert len(first) == 53
         assert (journal_id, int(commits)) == (journal._journal_id, 1)
         await journal.plan([item()])
-        assert recorded_commits(path) == (journal_id, 2)
+        assert (await asyncio.to_thread(recorded_commits, path)) == (journal_id, 2)
         with pytest.raises(JournalLockedError) as refused:
             await Journal.open(path)
     assert second == (
@@ -409,8 +409,8 @@ async def test_the_lock_tells_who_holds_it_and_what_is_durable(path: Path, clock
         "since 2026-09-21T14:13:20+00:00"
     )
     assert second in str(refused.value)
-    assert recorded_commits(path) == (journal_id, 3)
-    assert recorded_commits(path.with_name("other")) is None
+    assert (await asyncio.to_thread(recorded_commits, path)) == (journal_id, 3)
+    assert await asyncio.to_thread(recorded_commits, path.with_name("other")) is None
 
 
 def _boot() -> str:
