@@ -617,3 +617,12 @@ async def test_one_block_is_written_at_a_time(part: Part, monkeypatch: pytest.Mo
     await writer.flush()
 
     assert part.path.read_bytes() == b"a" * 2**20 + b"b" * 2**20
+
+
+@pytest.mark.asyncio
+async def test_the_folder_is_made_with_all_above_it(tmp_path: Path):
+    """Nobody has to make any of them before."""
+    folder = tmp_path / "a" / "b" / "c"
+    downloader = Downloader(Told(WHOLE), no_renewal, folder)
+
+    assert await downloader.save(task("u")) == (folder / "task-1.png",)
