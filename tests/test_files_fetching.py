@@ -626,3 +626,17 @@ async def test_the_folder_is_made_with_all_above_it(tmp_path: Path):
     downloader = Downloader(Told(WHOLE), no_renewal, folder)
 
     assert await downloader.save(task("u")) == (folder / "task-1.png",)
+
+
+def test_a_link_in_the_place_of_a_part_costs_no_attempt(tmp_path: Path):
+    """It is removed, and what it led to stays as it was."""
+    part = Part(tmp_path, "a", "task", 0)
+    (tmp_path / "victim").write_bytes(b"precious")
+    part.path.symlink_to("victim")
+
+    part.open()
+    part.start(TAG, None)
+    part.append(b"x")
+    part.close()
+    assert not part.path.is_symlink()
+    assert (tmp_path / "victim").read_bytes() == b"precious"
