@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -94,6 +95,50 @@ def test_a_turn_for_a_loop_that_closes_this_moment_goes_to_the_next():
     lost.cancel()
     closing.run_until_complete(asyncio.wait([lost]))
     closing.close()
+
+
+class _Interrupted:
+    """A lock; something happens just before it is let go."""
+
+    def __init__(self, lock: Any, then: Callable[[], None]) -> None:
+        self._lock, self._then = lock, [then]
+        self.acquire, self.release = lock.acquire, lock.release
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        while self._then:
+            self._then.pop()()
+        self._lock.release()
+
+
+@pytest.mark.parametrize("way", ["try_acquire", "acquire", "pause", "remember", "in_window"])
+@jumping
+async def test_a_turn_that_ends_while_the_book_is_open_wakes_who_waits(way: str):
+    """Whoever had the lock looks into the post: there may be nobody else for an hour."""
+    limiter = SlidingWindowLimiter(1, 3600.0)
+    held = await limiter.acquire()
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0)
+    limiter._lock = _Interrupted(limiter._lock, held.give_back)  # type: ignore[assignment]
+    more: asyncio.Task[Any] | None = None
+    match way:
+        case "try_acquire":
+            assert limiter.try_acquire() is None
+        case "acquire":
+            more = asyncio.create_task(limiter.acquire())
+        case "pause":
+            limiter.pause(0.0)
+        case "remember":
+            limiter.remember([])
+        case "in_window":
+            assert limiter.in_window <= 1
+    await waiting
+    assert asyncio.get_running_loop().time() == 0.0
+    if more is not None:
+        more.cancel()
+        await asyncio.wait([more])
 
 
 @jumping

@@ -363,6 +363,7 @@ async def test_closing_cancels_who_waits_and_waits_for_nobody(away):
         before = loop.time()
     assert loop.time() - before < (1.0 if away else 0.1)
     assert limiter.waiting == 0
+    assert len(limiter.asks) == (0 if away else 2)  # the store is not asked for them any more
     done, _ = await asyncio.wait(waiting, timeout=1.0)
     assert done == set(waiting)
     assert all(task.cancelled() for task in waiting)
@@ -396,6 +397,7 @@ async def test_it_says_when_the_store_is_away_and_when_it_is_back(caplog):
     """One line each; the share is in it, and nothing of what the error said."""
     limiter = store(share=0.5)
     assert repr(limiter) == "<Store 20 per 10.0 s, shared>"
+    assert (limiter.limit, limiter.window) == (20, 10.0)
     async with limiter:
         limiter.error = OSError("secret")
         (await limiter.acquire()).finish()
