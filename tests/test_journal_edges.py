@@ -26,8 +26,17 @@ from kie_async.errors import (
     StorageFullError,
     UsageError,
 )
-from kie_async.journal import Counts, ItemState, Journal, PlannedItem, Verdict, _lease, _storage
-from kie_async.journal._lease import Lease, current_owner, recorded_commits
+from kie_async.journal import (
+    Counts,
+    ItemState,
+    Journal,
+    PlannedItem,
+    Verdict,
+    _connected,
+    _lease,
+    _storage,
+)
+from kie_async.journal._lease import Lease, Owner, current_owner, recorded_commits
 from kie_async.journal._opening import foreign_error, translated
 from kie_async.journal._rows import (
     as_evidence,
@@ -284,7 +293,9 @@ async def test_each_refusal_says_what_stands_in_its_way(path: Path):
 
 
 @pytest.mark.asyncio
-async def test_the_creates_of_the_last_minute_are_told_of(path: Path, clock: Clock):
+async def test_the_creates_of_the_last_minute_are_told_of(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
     """Sixty seconds: longer than any window.  Those that were never sent count for nothing."""
     async with Journal(path, clock=clock) as journal:
         for number_, after in enumerate((0, 1, 30, 61)):
@@ -294,9 +305,7 @@ async def test_the_creates_of_the_last_minute_are_told_of(path: Path, clock: Clo
         await journal.record_not_sent("z", await sending(journal, "z"), reason="r")
         assert (await journal.recover()).recent == ()  # our own: the limiter knows of them
         assert await journal.created_times(NOW + 1) == [NOW + 1, NOW + 30, NOW + 61]
-    from kie_async.journal import _connected
-
-    _connected._leases_of_this_process.clear()  # as another process
+    monkeypatch.setattr(_connected, "_leases_of_this_process", set())  # as another process
     async with Journal(path, clock=clock) as journal:
         found = await journal.recover()
     assert found.recent == (60.0, 31.0, 0.0)
@@ -426,8 +435,6 @@ def test_a_lock_of_nobody_has_room_for_its_first_line(path: Path):
     with pytest.raises(JournalError, match="not held"):
         lease.record("0" * 32, 1)
     lease.take()
-    from kie_async.journal._lease import Owner
-
     lease.name_holder(Owner(host="h" * 500, pid=1, boot_id="b"), "now")
     lease.name_holder(Owner(host="h", pid=1, boot_id="b"), "now")
     assert recorded_commits(path) == ("0" * 32, 0)
