@@ -81,6 +81,7 @@ def test_what_the_head_may_declare(name, value):
     [
         ("http://me.example", "http://me.example"),
         ("https://me.example:8443/a//", "https://me.example:8443/a"),
+        ("https://me.example/X/", "https://me.example/X"),
     ],
 )
 def test_where_the_world_may_reach_us(url, base):
@@ -230,6 +231,16 @@ def test_hints_are_twenty_a_second_and_a_hundred_at_once_by_default():
     for path in (ours, "/kie/cb"):
         passed = [to.handle("POST", path, {}, content(f"b{n}")).status for n in range(200)]
         assert passed.count(200) == 20
+
+
+@pytest.mark.parametrize("left_out", ["X-Webhook-Timestamp", "X-Webhook-Signature"])
+def test_half_a_signature_is_a_wrong_one(left_out: str):
+    """It is no hint, even where hints are welcome."""
+    headers = signed("t1")
+    del headers[left_out]
+
+    to = receiver(require_signature=False)
+    assert to.handle("POST", "/kie/cb", headers, content("t1")).status == 401
 
 
 def test_a_cap_lets_one_pass_however_small_it_is():
