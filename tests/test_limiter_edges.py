@@ -11,6 +11,7 @@ import pytest
 
 from kie_async import SlidingWindowLimiter, UsageError
 from kie_async.errors import WrongLoopError
+from kie_async.limiter import SlidingWindow
 from kie_async.redis_limiter import RedisLimiter
 from tests.clock import JumpingLoop, jumping, run_jumping
 
@@ -158,3 +159,14 @@ async def test_those_who_gave_up_take_no_room_in_the_line():
         wait.cancel()
     await asyncio.gather(*waits[-10:], return_exceptions=True)
     assert limiter.waiting == 0
+
+
+def test_the_calm_after_a_pause_ends_by_another_clock_too():
+    """One that began at zero: else turns would leave one by one for days."""
+    book = SlidingWindow(20, 10.0)
+    book.pause(1_000_000.0, 5.0)
+
+    assert book.next_free(0.0) == 5.0
+    assert book.take(5.0)
+    assert not book.take(5.1)
+    assert all(book.take(5.0 + book.span) for _ in range(19))
