@@ -784,3 +784,25 @@ async def test_an_intent_that_is_taken_back_says_why(path: Path):
     assert found is not None
     assert (found.state, found.reason, found.maybe_charged) == ("planned", "cancelled", False)
     assert (made.verdict, made.reason) == (Verdict.NOT_SENT, "cancelled")
+
+
+@pytest.mark.asyncio
+async def test_each_way_to_settle_a_doubt_is_on_record(path: Path, clock: Clock):
+    """Who decided what, when and on which evidence; in their order."""
+    async with Journal(path, clock=clock) as journal:
+        ways: list[dict[str, Any]] = [
+            {"as_task_id": "t"}, {"not_created": True}, {"recreate": True},
+        ]  # fmt: skip
+        for count, way in enumerate(ways):
+            name = f"i{count}"
+            await journal.record_in_doubt(name, await sending(journal, name), reason="r")
+            clock.now += 1
+            await journal.resolve(name, **way, by="me", evidence={"n": count})
+        found = await journal.decisions()
+
+    assert [(one.source_id, one.decision, one.task_id) for one in found] == [
+        ("i0", "as_task_id", "t"), ("i1", "not_created", None), ("i2", "recreate", None),
+    ]  # fmt: skip
+    assert [(one.by, one.evidence, one.decided_at) for one in found] == [
+        ("me", {"n": count}, NOW + count + 1) for count in range(3)
+    ]
