@@ -583,10 +583,6 @@ async def _used(limiter: Store, times: int) -> None:
         await asyncio.sleep(0.1)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a look at the store carries the ends of the share's turns, and they are forgotten",
-)
 @in_virtual_time
 async def test_turns_of_the_share_that_ended_before_the_look_are_told_too():
     """Not as if they had no answer: they would count for a lease, and a window more."""

@@ -264,6 +264,7 @@ class StoreLimiter(ABC):
         names = [self._named(number) for number in numbers[:granted]]
         now = self._now()
         self._own.end(finished, returned, now)
+        self._own_alone.end(finished, returned, now)  # which the store does not know yet
         self._own.take(names, now)
         if self._local is None:  # else it is not told yet which of them have ended
             self._own.forget(now)
