@@ -49,21 +49,23 @@ class Waiter(Call[T]):
 
     def tell(self, task: Task) -> None:
         """Bring him the end of the task."""
-        self._call_off()
+        if self.turn is not None:
+            self._call_off()
         if not self.found.done():
             self.found.set_result(task)
 
     def fail(self, error: Exception) -> None:
         """Bring him an error."""
-        self._call_off()
+        if self.turn is not None:
+            self._call_off()
         if not self.found.done():
             self.found.set_exception(error)
 
     def _call_off(self) -> None:
         """Take back the turn of one who was about to look: what he would see is known."""
-        if self.turn is not None:
-            self.turn.give_back()
-            self.turn = None
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.give_back()
             self.found = self.found.get_loop().create_future()
 
     def leave(self) -> bool:
@@ -140,10 +142,10 @@ class Watch(Entry):
 
     def next_looker(self) -> Waiter[Any] | None:
         """Return one who has not been told anything yet."""
-        for waiter in self.waiters():
-            if not waiter.found.done():
-                return waiter
-        return None
+        waiter = self.first
+        while waiter is not None and waiter.found.done():
+            waiter = waiter.next
+        return waiter
 
     def last_seen(self) -> Task | None:
         """Return what the last look saw of it, if there was one."""
