@@ -47,8 +47,8 @@ class Entry:
         self.sighted: float | None = None  # the first look that saw it being worked on
         self.idle: float | None = None  # one of the looks that saw it not yet worked on
         self.idles = 0  # how many such looks there were
-        self.due = now
-        self.floor = now  # a server's Retry-After: not even a bell is answered before
+        self.due = self.started
+        self.floor = self.started  # a server's Retry-After: not even a bell is answered before
         self.failures = 0
         self.ticket = 0
         self.place = WAITING

@@ -105,7 +105,8 @@ class Watch(Entry):
         """Begin at *now*; *created_at* is known of a task that was created here."""
         super().__init__(task_id, model, created_at, now, callbacks)
         self.ours = created_at is not None
-        self.since = now
+        young = self.ours and now - self.started < NOT_YET_VISIBLE - NOT_YET_KNOWN
+        self.since = self.started if young else now  # young: the same end, and no number more
         self.state = TaskState.UNKNOWN
         self.polls = 0
         self.doubts = 0
