@@ -143,10 +143,11 @@ async def test_processes_live_through_a_store_that(store, fault):
             return
         (store.crash if fault == "dies" else store.hang)()
         await asyncio.sleep(2.5)
+        struck.append(loop.time())
         await asyncio.to_thread(store.start if fault == "dies" else store.go_on)
         struck.append(loop.time())
 
-    book = await shown(store, 4, limit, window, 8.0, strike)
+    book = await shown(store, 4, limit, window, 10.0, strike)
 
     times = [at for at, _ in book]
     assert windows_hold(times, 2 * limit, window)
@@ -156,8 +157,10 @@ async def test_processes_live_through_a_store_that(store, fault):
     if fault != "forgets":
         away = [at for at in times if struck[0] + 1.5 < at < struck[1]]
         assert windows_hold(away, 4 * 2, window)  # each keeps to a tenth
-        after = [at for at in times if at > struck[1] + 3.0]
+        after = [at for at in times if at > struck[2] + 3.0]
         assert windows_hold(after, limit, window)  # it is exact again
+        whole = [at for at in after if at < after[0] + 3 * window]
+        assert len(whole) >= 2 * limit  # and no turn is lost in an answer that nobody got
 
 
 @pytest.mark.asyncio

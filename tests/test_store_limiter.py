@@ -601,6 +601,28 @@ async def test_turns_of_the_share_that_ended_before_the_look_are_told_too():
     assert left[f"{limiter._name}:2"] == 0.0
 
 
+@pytest.mark.parametrize("forgetful", [0, 2])
+@in_virtual_time
+async def test_turns_of_a_call_without_an_answer_are_given_back(forgetful):
+    """The store may have booked them after we gave up: each would count for its lease."""
+    limiter = store(share=1.0)
+    async with limiter:
+        (await limiter.acquire()).finish()
+        await settle()
+        limiter.connecting = 0.3  # longer than a call may take
+        waiting = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
+        await settle()
+        limiter.error, limiter.forgetful = OSError("away"), forgetful
+        for turn in await asyncio.gather(*waiting):
+            turn.finish()
+        limiter.error = None
+        while limiter.alone:
+            await _used(limiter, 1)
+        await settle()
+    returned = limiter.told("returned")  # more than once is no more than once
+    assert set(returned) == {f"{limiter._name}:{n}" for n in (1, 2, 3)}
+
+
 @in_virtual_time
 async def test_a_store_that_goes_again_as_it_is_told_is_looked_for_once_a_second():
     """Not without end: it has enough to do as it comes up."""

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from kie_async._loops import running_loop
 from kie_async.limiter._turn import Turn
 from kie_async.limiter._window import LIMIT, WINDOW, SlidingWindow, check_seconds
 
@@ -279,7 +280,7 @@ class SlidingWindowLimiter:
 
     def _call(self, station: _Station, what: Callable[..., object], *args: object) -> bool:
         """Run *what* in the station's loop; return False if that loop is closed."""
-        if station.loop is _running_loop():
+        if station.loop is running_loop():
             what(*args)
             return True
         try:
@@ -327,12 +328,5 @@ class SlidingWindowLimiter:
 
 
 def _now() -> float:
-    loop = _running_loop()
+    loop = running_loop()
     return time.monotonic() if loop is None else loop.time()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

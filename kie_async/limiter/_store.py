@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from kie_async._loops import running_loop
 from kie_async.errors import KieConnectionError, UsageError, WrongLoopError
 from kie_async.limiter._ask import Ask
 from kie_async.limiter._line import SlidingWindowLimiter
@@ -66,6 +67,7 @@ class StoreLimiter(ABC):
         # has kept itself.
         self._own = OwnTurns(self._span, lease)  # that the store gave
         self._own_alone = OwnTurns(self._span, lease)  # that were taken without it
+        self._lost: list[str] = []  # turns of calls without an answer: booked, or not
         self._closed = False
         self._local: SlidingWindowLimiter | None = None
         self._retry_at = 0.0
@@ -182,7 +184,7 @@ class StoreLimiter(ABC):
         loop = self._loop
         if loop is None or loop.is_closed() or self._closed:
             return
-        if loop is _running_loop():
+        if loop is running_loop():
             self._drive_on(wake=True)
         else:
             loop.call_soon_threadsafe(self._drive_on)
@@ -190,7 +192,7 @@ class StoreLimiter(ABC):
     def _drive_on(self, *, wake: bool = True) -> None:
         if wake:
             self._wake.set()
-        loop = _running_loop()
+        loop = running_loop()
         if loop is not None and (self._driver is None or self._driver.done()):
             self._loop = self._loop or loop
             self._driver = loop.create_task(self._drive(), name="kie-limiter")
@@ -220,7 +222,7 @@ class StoreLimiter(ABC):
         return bool(self._finished or self._returned or self._pause > self._now())
 
     def _now(self) -> float:
-        loop = _running_loop() or self._loop
+        loop = running_loop() or self._loop
         return time.monotonic() if loop is None else loop.time()
 
     async def _sleep(self, seconds: float) -> None:
@@ -260,6 +262,7 @@ class StoreLimiter(ABC):
             self._pause = max(self._pause, pause)
             self._finished.extendleft(reversed(finished))
             self._returned.extendleft(reversed(returned))
+            self._lost += map(self._named, numbers)
             raise
         names = [self._named(number) for number in numbers[:granted]]
         now = self._now()
@@ -371,11 +374,15 @@ class StoreLimiter(ABC):
         self._own_alone.forget(now)
 
     async def _come_back(self, *, reached: bool) -> None:
-        """If the store has answered, tell it until when our turns count."""
+        """If the store has answered, tell it until when our turns count.
+
+        A store that hung may have booked turns after we gave up: nobody uses them.
+        """
         if not reached:
             self._retry_at = self._now() + RETRY
             return
         self._settle()
+        self._returned.extend(self._lost)
         now = self._now()
         try:
             await self._ask(0, [*self._own.left(now), *self._own_alone.left(now)])
@@ -383,6 +390,7 @@ class StoreLimiter(ABC):
             self._retry_at = self._now() + RETRY
             return
         self._own.join(self._own_alone)
+        self._lost.clear()
         self._local = None
         logger.warning("the store of the rate limit is back")
 
@@ -390,10 +398,3 @@ class StoreLimiter(ABC):
 def _failure(look: asyncio.Task[Any]) -> BaseException | None:
     """Return why a look at the store failed, if it did."""
     return asyncio.CancelledError() if look.cancelled() else look.exception()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
