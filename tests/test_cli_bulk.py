@@ -492,6 +492,22 @@ def test_nothing_is_cut_off_on_eighty_columns():
     assert lines[3] == "5 h 50 min, about 8 h 03 min left"
 
 
+def test_a_run_that_stops_says_so_and_not_how_long_all_would_take():
+    """By a signal or by an error."""
+    progress = Progress(total=1_000, done=10, running=3, loaded=True)
+    assert _last_of(progress, 495.0) == "5 s, about 8 min 15 s left"
+    assert plain_line(progress, 495.0, 5.0).endswith("about 8 min 15 s left")
+
+    progress.stopping = True
+
+    assert _last_of(progress, 495.0) == "5 s, stopping when what runs has ended"
+    assert plain_line(progress, 495.0, 5.0).endswith("stopping when what runs has ended")
+
+
+def _last_of(progress: Progress, left: float) -> str:
+    return live_lines(progress, Rate(20, 10.0), 20, left, 5.0, 79)[-1]
+
+
 def test_a_list_that_is_known_counts_whole_from_the_start():
     """Though the run has read only the beginning of it."""
     read = Progress(total=4_000, done=100)

@@ -74,7 +74,8 @@ class Progress:
     """Where a run stands; a live view reads it.
 
     ``running`` tasks are created and not ended; ``waiting_for_turn`` are items that want
-    to be created.  ``done`` and the others count earlier runs of the journal too.
+    to be created.  ``done`` and the others count earlier runs of the journal too.  Once it
+    is ``stopping``, nothing more is created, and what is under way is finished.
     """
 
     total: int = 0
@@ -88,6 +89,7 @@ class Progress:
     files: int = 0
     failed_downloads: int = 0
     credits_spent: float = 0.0
+    stopping: bool = False
     stopped_by: KieError | None = None
 
     @property

@@ -89,7 +89,6 @@ class BulkRun:
         )
         self._results: deque[Outcome | None] = deque()  # the carriers bound it
         self._news = asyncio.Event()
-        self._stopping = False
         self._stopped = False
         self._given_up = False
         self._cursor = 0
@@ -119,7 +118,7 @@ class BulkRun:
         """Start no further item; those already started go on."""
         if error is not None and self.progress.stopped_by is None:
             self.progress.stopped_by = error
-        self._stopping = True
+        self.progress.stopping = True
         self._carriers.keep(lambda item: not (self._given_up or item.state is ItemState.PLANNED))
 
     async def give_up_waiting(self, grace: float = GRACE) -> None:
@@ -275,7 +274,7 @@ class BulkRun:
 
     async def _hand_on_planned(self) -> None:
         """Pass planned rows on in their order, each once in a run."""
-        while not self._stopping:
+        while not self.progress.stopping:
             page = await self._journal.page(ItemState.PLANNED, after=self._cursor, limit=BATCH)
             if not page:
                 return
@@ -286,7 +285,7 @@ class BulkRun:
         """Ask for an item's place in the budget, if it is to be created."""
         if item.state is not ItemState.PLANNED:
             return not self._given_up
-        if self._stopping:
+        if self.progress.stopping:
             return False
         if self._budget.reserve():
             return True

@@ -73,8 +73,7 @@ def live_lines(
             f"in doubt {progress.in_doubt:,}"
         ),
         f"{creates}   credits {progress.credits_spent:,.10g}   files {progress.files:,}",
-        f"{duration(elapsed)}, "
-        + ("about " + duration(left) + " left" if left is not None else "nearly done"),
+        f"{duration(elapsed)}, {_outlook(progress, left)}",
     ]
     if progress.failed_downloads:
         lines.append(f"{progress.failed_downloads:,} downloads failed; the next run saves them")
@@ -83,14 +82,20 @@ def live_lines(
     return [line[:width] for line in lines]
 
 
+def _outlook(progress: Progress, left: float | None) -> str:
+    """Return how it goes on."""
+    if progress.stopping:
+        return "stopping when what runs has ended"
+    return "nearly done" if left is None else f"about {duration(left)} left"
+
+
 def plain_line(progress: Progress, left: float | None, elapsed: float) -> str:
     """Return the same as one line."""
-    line = (
+    return (
         f"{duration(elapsed)}: {progress.done:,} done, {progress.running:,} running, "
-        f"{progress.failed:,} failed, {progress.in_doubt:,} in doubt, {progress.left:,} left, "
-        f"{progress.credits_spent:,.10g} credits"
+        f"{progress.failed:,} failed, {progress.in_doubt:,} in doubt, {progress.left:,} to go, "
+        f"{progress.credits_spent:,.10g} credits, {_outlook(progress, left)}"
     )
-    return line if left is None else f"{line}, about {duration(left)} to go"
 
 
 class Ticker:

@@ -66,7 +66,6 @@ class Worker:
         self._plan = plan
         self._jobs: set[Job] = set()
         self._results: asyncio.Queue[Outcome | None] = asyncio.Queue(RESULTS)
-        self._stopping = False
         self._ending = asyncio.Event()
         self._left = False
         self._next_count = 0.0
@@ -98,7 +97,7 @@ class Worker:
         """Create nothing more; what is under way is finished.  Safe to call again."""
         if error is not None and self.progress.stopped_by is None:
             self.progress.stopped_by = error
-        self._stopping = True
+        self.progress.stopping = True
         self._ending.set()
         for job in self._jobs:
             if job.task is not None and not job.paid:
@@ -192,7 +191,7 @@ class Worker:
             return
         if item.state is ItemState.SENDING:
             raise Later(self._journal.dead_after / 3)  # its owner lives
-        if self._stopping:
+        if self.progress.stopping:
             raise Later(SOON)
         outcome = await self._run(item)
         if outcome.status is OutcomeStatus.NOT_SENT:
