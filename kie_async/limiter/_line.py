@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from kie_async._loops import running_loop
+from kie_async.limiter._loops import running_loop
 from kie_async.limiter._turn import Turn
 from kie_async.limiter._window import LIMIT, WINDOW, SlidingWindow, check_seconds
 

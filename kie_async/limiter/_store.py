@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from kie_async._loops import running_loop
 from kie_async.errors import KieConnectionError, UsageError, WrongLoopError
 from kie_async.limiter._ask import Ask
 from kie_async.limiter._line import SlidingWindowLimiter
+from kie_async.limiter._loops import running_loop
 from kie_async.limiter._own import OwnTurns
 from kie_async.limiter._turn import Turn
 from kie_async.limiter._window import SlidingWindow

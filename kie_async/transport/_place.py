@@ -6,8 +6,6 @@ import asyncio
 import os
 from threading import get_ident
 
-from kie_async._loops import running_loop
-
 __all__ = ["Place"]
 
 
@@ -54,9 +52,16 @@ class Place:
             and asyncio.current_task(self.loop) is not None
         ):
             return True  # in a task of the loop, and no fork between
-        return self.same_process and self.loop is running_loop()
+        return self.same_process and self.loop is _running_loop()
 
     @property
     def same_process(self) -> bool:
         """True in its process, and not in a fork of it."""
         return self._pid == os.getpid()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # a thread without one
+        return None
