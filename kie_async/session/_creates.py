@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define
@@ -174,7 +173,7 @@ class Creates:
             # No await between the turn and its section: the turn has one owner always.
             heard: asyncio.Future[CreateAnswer] = self._loop.create_future()
             order.in_flight = True  # before it: an eager loop runs the section at once
-            section = _started(self._loop, self._section(order, turn, heard))
+            section = self._loop.create_task(self._section(order, turn, heard))
             order.section = section
             if not section.done():
                 self._sections[section] = heard
@@ -379,12 +378,3 @@ class Creates:
         if isinstance(error, CreateInDoubtError) and error.reported:
             failures = order.reports
         return self._retry.create_delay(error, failures, self._rng, self._allowed)
-
-
-def _started(
-    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
-) -> asyncio.Task[None]:
-    """Run *work* as a task; from Python 3.12 on it begins at once: a turn of the loop less."""
-    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
-        return asyncio.Task(work, loop=loop, eager_start=True)
-    return loop.create_task(work)
