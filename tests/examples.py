@@ -11,13 +11,18 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-__all__ = ["play"]
+__all__ = ["many", "play"]
+
+
+def many(examples: int) -> int:
+    """Return how many, unless the environment asks for others."""
+    return int(os.environ.get("KIE_TEST_EXAMPLES", examples))
 
 
 def play(examples: int, steps: int) -> settings:
     """Return settings for *examples* of *steps* each, unless the environment asks for others."""
     return settings(
-        max_examples=int(os.environ.get("KIE_TEST_EXAMPLES", examples)),
+        max_examples=many(examples),
         stateful_step_count=int(os.environ.get("KIE_TEST_STEPS", steps)),
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

@@ -52,7 +52,8 @@ class RedisStore:
         for key in ("turns", "asks"):
             for member in client.zrange(f"kie:{{test}}:{key}", 0, -1):
                 client.zincrby(f"kie:{{test}}:{key}", micro, member)
-        client.hincrby("kie:{test}:state", "left", int(micro))
+        for field in ("left", "paused"):
+            client.hincrby("kie:{test}:state", field, int(micro))
 
     def refuse(self, fault: str) -> None:
         if fault == "read-only":
@@ -97,7 +98,10 @@ class PostgresStore:
         micro = int(seconds * 1e6)
         self._ask(f"UPDATE kie_limits.turns SET until = until + {micro}")
         self._ask(f"UPDATE kie_limits.processes SET asks = asks + {micro}")
-        self._ask(f"UPDATE kie_limits.accounts SET last_turn = last_turn + {micro}")
+        self._ask(
+            f"UPDATE kie_limits.accounts SET last_turn = last_turn + {micro},"
+            f" paused = paused + {micro}"
+        )
 
     def refuse(self, fault: str) -> None:
         if fault == "read-only":

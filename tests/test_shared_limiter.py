@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections import Counter
 
 import pytest
@@ -262,10 +263,62 @@ async def test_a_clock_that_is_set_back_holds_nobody_up(store):
             await asyncio.sleep(0.05)
             left.cancel()
             await asyncio.wait([left])
+        limiter.pause(0.01)  # over long before
+        (await limiter.acquire()).finish()
         store.set_clock_back(3600.0)
         async with asyncio.timeout(10):
             for _ in range(4):
                 (await limiter.acquire()).finish()
+        assert not limiter.alone
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_comes_twice_gets_what_it_got(store):
+    """A client that sends again by itself, as its answer was lost, loses no turn."""
+    async with limiter_on(store, limit=3, window=30.0) as limiter:
+        (await limiter.acquire()).give_back()
+        await asyncio.sleep(0.05)
+        ask = limiter._ledger.ask(1, 0.0)
+        assert [await limiter._book(ask) for _ in range(3)] == [(1, 0.0)] * 3
+        assert store.known() == 1
+        for name in limiter._ledger.told(ask, 1, asyncio.get_running_loop().time()):
+            limiter._turn(name).give_back()
+        async with asyncio.timeout(10):
+            turns = [await limiter.acquire() for _ in range(3)]
+        assert store.known() == len(turns) == 3
+        full = limiter._ledger.ask(1, 0.0)
+        assert [(await limiter._book(full))[0] for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_comes_behind_a_later_one_does_nothing(store):
+    """It was cut off on its way and brought after all; nobody waits for its answer."""
+    async with limiter_on(store, limit=8, window=30.0) as limiter:
+        turn = await limiter.acquire()
+        late = [limiter._ledger.ask(1, 0.0), limiter._ledger.everything(0.0)]
+        assert late[1].restored
+        turn.give_back()
+        (await limiter.acquire()).give_back()
+        await asyncio.sleep(0.05)
+        assert store.known() == 0
+        for ask in late:
+            assert await limiter._book(ask) == (0, 0.0)
+        assert store.known() == 0
+        async with asyncio.timeout(10):
+            assert len([await limiter.acquire() for _ in range(8)]) == 8
+
+
+@pytest.mark.asyncio
+async def test_a_loop_that_stood_still_reads_the_answer_before_it_gives_up(store):
+    """A picture that was decoded in the loop is no outage of the store."""
+    async with limiter_on(store, limit=20) as limiter:
+        (await limiter.acquire()).finish()
+        await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(limiter.acquire())
+        for _ in range(30):  # the call is under way
+            await asyncio.sleep(0)
+        time.sleep(limiter._patience + 0.1)  # noqa: ASYNC251 - the point of it
+        (await waiting).give_back()
         assert not limiter.alone
 
 

@@ -13,7 +13,12 @@ __all__ = ["Ask"]
 class Ask:
     """What one call tells the store, and what it wants; times are in seconds.
 
+    A call may be made again with the same number: what it told is told once, and the turns
+    that it was given are given once.  One that arrives behind a later one does nothing.
+
     Attributes:
+        process: Who asks.
+        call: The number of this call, of all that the process makes.
         wanted: Turns for callers who wait, and
         numbers: how these turns will be called, behind the process's name.
         pause: Hold everybody back for so long.
@@ -23,6 +28,8 @@ class Ask:
             still counts; 0 if no longer.
     """
 
+    process: str
+    call: int
     wanted: int
     numbers: Sequence[int]
     pause: float

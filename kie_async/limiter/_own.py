@@ -29,10 +29,15 @@ class OwnTurns:
         until = now + self._span + self._lease
         self._until.update((name, until) for name in names)
 
-    def end(self, finished: Iterable[str], returned: Iterable[str], now: float) -> None:
-        """Note which were answered, and which were not used; strangers are passed over."""
-        for names, until in ((finished, now + self._span), (returned, now)):
-            self._until.update((name, until) for name in names if name in self._until)
+    def finish(self, name: str, at: float) -> None:
+        """Note that a turn was answered; a stranger's is passed over."""
+        if name in self._until:
+            self._until[name] = at + self._span
+
+    def give_back(self, name: str, at: float) -> None:
+        """Note that a turn was not used; a stranger's is passed over."""
+        if name in self._until:
+            self._until[name] = at
 
     def forget(self, now: float) -> None:
         """Forget those that count no more, when there are many."""

@@ -7,22 +7,21 @@ callers there are, and the store says who may go and when to come back.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import logging
+import os
 import random
-import secrets
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from kie_async.errors import KieConnectionError, UsageError, WrongLoopError
 from kie_async.limiter._ask import Ask
+from kie_async.limiter._callers import Callers
+from kie_async.limiter._ledger import Ledger
 from kie_async.limiter._line import SlidingWindowLimiter
 from kie_async.limiter._loops import running_loop
-from kie_async.limiter._own import OwnTurns
 from kie_async.limiter._turn import Turn
 from kie_async.limiter._window import SlidingWindow
 
@@ -36,8 +35,8 @@ REACH = 5.0
 """Seconds for such a look: a new connection takes several journeys to the store."""
 GATHER = 0.002
 """Seconds in which ends are gathered into one call."""
-CARRIED = 500
-"""Turns wanted, or ends told, in one call: a script that runs long holds up everybody."""
+GRACE = 0.02
+"""Seconds, of those for a call, in which an answer that is here already is read."""
 
 
 class StoreLimiter(ABC):
@@ -57,24 +56,18 @@ class StoreLimiter(ABC):
         book = SlidingWindow(limit, window)  # checks both, and knows the margin
         self._limit, self._window, self._span = book.limit, book.window, book.span
         self._lease, self._share = lease, share
-        self._name = secrets.token_hex(6)
-        self._numbers = itertools.count()
-        self._line: deque[asyncio.Future[Turn]] = deque()
-        self._finished: deque[str] = deque()
-        self._returned: deque[str] = deque()
-        self._pause = 0.0  # until when, by the loop's clock
-        # What we know of our turns is what a store is told that comes back, whatever it
-        # has kept itself.
-        self._own = OwnTurns(self._span, lease)  # that the store gave
-        self._own_alone = OwnTurns(self._span, lease)  # that were taken without it
-        self._lost: list[str] = []  # turns of calls without an answer: booked, or not
+        self._ledger = Ledger(self._span, lease)
+        self._line = Callers()
         self._closed = False
         self._local: SlidingWindowLimiter | None = None
         self._retry_at = 0.0
-        self._look: asyncio.Task[Any] | None = None
+        self._process = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._driver: asyncio.Task[None] | None = None
+        self._look: asyncio.Task[Any] | None = None
+        self._taking: asyncio.Task[Any] | None = None
         self._wake = asyncio.Event()
+        self._open = asyncio.Event()  # clear while it is being closed
 
     @abstractmethod
     async def _book(self, ask: Ask) -> tuple[int, float]:
@@ -105,20 +98,29 @@ class StoreLimiter(ABC):
     async def aclose(self) -> None:
         """Tell the store what has ended, and let go of it.  Who waits is cancelled.
 
-        Turns that end later are not told: their leases end.
+        Turns that end later are not told: their leases end.  Who wants a turn meanwhile
+        waits for the close, and may use the limiter again.
         """
+        was_alone = self.alone
         self._closed = True
-        for future in self._line:
-            future.cancel()
-        self._line.clear()
-        self._wake.set()
-        if self._look is not None:
-            self._look.cancel()
-        ending = [task for task in (self._driver, self._look) if task is not None]
-        if ending:
-            await asyncio.wait(ending)
-        self._look = None
-        await self._let_go()
+        self._open.clear()
+        try:
+            self._line.cancel()
+            self._wake.set()
+            for helper in (self._look, self._taking):
+                if helper is not None:
+                    helper.cancel()
+            ending = [task for task in (self._driver, self._look) if task is not None]
+            if ending:
+                await asyncio.wait(ending)
+            self._look = None
+            if self._loop is running_loop():
+                if was_alone and self.alone and self._ledger.counts(self._now()):
+                    await self._come_back()
+                await self._drive()  # what ended in another thread just now
+            await self._let_go()
+        finally:
+            self._open.set()
 
     @property
     def limit(self) -> int:
@@ -133,7 +135,7 @@ class StoreLimiter(ABC):
     @property
     def waiting(self) -> int:
         """How many callers of this process wait."""
-        return sum(not future.done() for future in self._line)
+        return len(self._line)
 
     @property
     def alone(self) -> bool:
@@ -147,24 +149,34 @@ class StoreLimiter(ABC):
 
         Raises:
             KieConnectionError: The store is away and ``share`` is 0; nothing was sent.
-            WrongLoopError: It belongs to another event loop.
+            WrongLoopError: It belongs to another event loop, or to another process.
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            if self._loop is not None and not self._loop.is_closed():
-                raise WrongLoopError("this limiter belongs to another event loop: make one here")
-            self._loop, self._driver, self._wake = loop, None, asyncio.Event()
-            self._look = None
+            self._bind(loop)
+        if not self._open.is_set():
+            await self._open.wait()
         self._closed = False
-        future: asyncio.Future[Turn] = loop.create_future()
-        self._line.append(future)
+        future = self._line.join(loop)
         self._drive_on(wake=len(self._line) == 1)
         try:
             return await future
-        except asyncio.CancelledError:
+        except BaseException:
+            self._line.leave(future)
             if future.done() and not future.cancelled() and future.exception() is None:
                 future.result().give_back()
             raise
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to *loop*, and to this process: two must not take turns by one name."""
+        if self._loop is not None and not self._loop.is_closed():
+            raise WrongLoopError("this limiter belongs to another event loop: make one here")
+        if self._process not in (0, os.getpid()):
+            raise WrongLoopError("this limiter was used before a fork: make one in each process")
+        self._process = os.getpid()
+        self._loop, self._driver, self._look, self._taking = loop, None, None, None
+        self._line, self._wake, self._open = Callers(), asyncio.Event(), asyncio.Event()
+        self._open.set()
 
     def pause(self, seconds: float) -> None:
         """Hold back every caller of every process; after it one goes at a time, for a window.
@@ -174,52 +186,62 @@ class StoreLimiter(ABC):
         """
         if not 0 <= seconds < float("inf"):
             raise UsageError(f"pause must be a number of seconds, not {seconds!r}")
-        self._pause = max(self._pause, self._now() + seconds)
+        self._ledger.pause(self._now() + seconds)
         if self._local is not None:
             self._local.pause(seconds)
-        self._drive_on(wake=True)
+        self._go_on()
 
     def _ended(self, turn: str, *, finished: bool) -> None:
-        (self._finished if finished else self._returned).append(turn)
+        self._ledger.end(turn, self._now(), finished=finished)
+        if self._loop is not None and not self._loop.is_closed():
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the driver look at what is new, whichever thread says so."""
         loop = self._loop
-        if loop is None or loop.is_closed() or self._closed:
-            return
-        if loop is running_loop():
-            self._drive_on(wake=True)
+        if loop is None or loop.is_closed() or loop is running_loop():
+            self._drive_on()
         else:
             loop.call_soon_threadsafe(self._drive_on)
 
     def _drive_on(self, *, wake: bool = True) -> None:
+        loop = running_loop()
+        if loop is None or self._closed:
+            return
+        if self._loop is not loop:
+            self._bind(loop)
         if wake:
             self._wake.set()
-        loop = running_loop()
-        if loop is not None and (self._driver is None or self._driver.done()):
-            self._loop = self._loop or loop
+        if self._driver is None or self._driver.done():
             self._driver = loop.create_task(self._drive(), name="kie-limiter")
 
     # -- the one who drives --------------------------------------------------------------
 
     async def _drive(self) -> None:
         """Bring ends to the store and turns to the line, until there is neither."""
-        while self._line or (self._local is None and self._news):
+        while self._has_work:
             if self._local is not None:
                 await self._without_store()
                 continue
             self._wake.clear()
-            wanted = min(self.waiting, CARRIED)
+            ask = self._ledger.ask(len(self._line), self._now())
             try:
-                granted, wait = await self._ask(wanted)
+                granted, wait = await self._call(ask, self._patience)
             except Exception as error:  # noqa: BLE001 - reason: whatever it is, nobody may hang
                 self._leave(error)
                 continue
-            self._hand_out([self._turn(name) for name in granted])
+            for name in self._ledger.told(ask, granted, self._now()):
+                self._line.hand_out(self._turn(name))
             if self._line:
                 await self._sleep(wait)
 
     @property
-    def _news(self) -> bool:
-        """True if there is something to tell the store."""
-        return bool(self._finished or self._returned or self._pause > self._now())
+    def _has_work(self) -> bool:
+        if self._line:
+            return True
+        if self._local is None:
+            return self._ledger.has_news(self._now())
+        return not self._closed and self._ledger.counts(self._now())
 
     def _now(self) -> float:
         loop = running_loop() or self._loop
@@ -234,79 +256,47 @@ class StoreLimiter(ABC):
         except TimeoutError:
             pass
 
-    async def _ask(
-        self,
-        wanted: int,
-        restored: Sequence[tuple[str, float]] = (),
-        *,
-        patience: float | None = None,
-    ) -> tuple[list[str], float]:
-        """Make one call; what could not be told is told again by the next one."""
-        now = self._now()
-        pause, self._pause = self._pause, 0.0
-        finished = [self._finished.popleft() for _ in range(min(CARRIED, len(self._finished)))]
-        returned = [self._returned.popleft() for _ in range(min(CARRIED, len(self._returned)))]
-        numbers = [next(self._numbers) for _ in range(wanted)]
-        ask = Ask(
-            wanted=wanted,
-            numbers=numbers,
-            pause=max(0.0, pause - now),
-            finished=finished,
-            returned=returned,
-            restored=restored,
-        )
-        try:
-            async with asyncio.timeout(patience or self._patience):
-                granted, wait = await self._book(ask)
-        except BaseException:
-            self._pause = max(self._pause, pause)
-            self._finished.extendleft(reversed(finished))
-            self._returned.extendleft(reversed(returned))
-            self._lost += map(self._named, numbers)
-            raise
-        names = [self._named(number) for number in numbers[:granted]]
-        now = self._now()
-        self._own.end(finished, returned, now)
-        self._own_alone.end(finished, returned, now)  # which the store does not know yet
-        self._own.take(names, now)
-        if self._local is None:  # else it is not told yet which of them have ended
-            self._own.forget(now)
-        return names, wait
+    async def _call(self, ask: Ask, seconds: float) -> tuple[int, float]:
+        """Make one call; what it could not tell is told by the next one.
 
-    def _named(self, number: int) -> str:
-        return f"{self._name}:{number}"
+        It is made again at once if it fails: the connection may have been cut off while it
+        was idle, and the store knows a call by its number.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as limit:
+                # A loop that stood still must not find the time over before it has read.
+                timer = loop.call_later(
+                    seconds - GRACE, lambda: limit.reschedule(loop.time() + GRACE)
+                )
+                try:
+                    with contextlib.suppress(Exception):
+                        return await self._book(ask)
+                    return await self._book(ask)
+                finally:
+                    timer.cancel()
+        except BaseException:
+            self._ledger.failed(ask, loop.time())
+            raise
 
     def _turn(self, name: str) -> Turn:
         return Turn(lambda finished: self._ended(name, finished=finished))
-
-    def _hand_out(self, turns: list[Turn]) -> None:
-        """Give turns to the first in line; what nobody wants any more goes back."""
-        for turn in turns:
-            while self._line and self._line[0].done():
-                self._line.popleft()
-            if self._line:
-                self._line.popleft().set_result(turn)
-            else:
-                turn.give_back()
-        while self._line and self._line[0].done():
-            self._line.popleft()
 
     # -- without the store ---------------------------------------------------------------
 
     def _leave(self, error: Exception) -> None:
         """Go on alone, with a share of the limit, or not at all."""
-        self._settle()
         now = self._now()
         self._retry_at = now + RETRY
+        ages, pause = self._ledger.leave(now)
         turns = self._limit * self._share
         # Less than one turn in a window is one in a longer window.
         window = self._window if turns >= 1 or not turns else self._window / turns
         local = SlidingWindowLimiter(max(1, int(turns)), window)
-        ages = self._own.ages(now)
         if window > self._window:  # many processes lose the store at once: not all at once
             ages.insert(0, random.uniform(0.0, min([window, *ages])))  # noqa: S311 - no secret
         local.remember(ages[: local.limit])
-        local.pause(max(0.0, self._pause - now))
+        local.pause(pause)
         self._local = local
         kind = type(error).__name__
         how = f"{local.limit} turns per {window:g} s" if self._share else "nothing is sent"
@@ -317,38 +307,43 @@ class StoreLimiter(ABC):
         loop = asyncio.get_running_loop()
         left = self._retry_at - loop.time()
         if left < GATHER and self._look is None:
-            self._look = loop.create_task(self._ask(0, patience=REACH))
+            self._look = loop.create_task(self._call(self._ledger.look(), REACH))
             self._look.add_done_callback(_failure)
             await asyncio.wait([self._look], timeout=self._patience)  # it may be there
         look = self._look
         if look is not None and look.done():
             self._look = None
-            await self._come_back(reached=_failure(look) is None)
-            return
-        self._hand_out([])
-        local = self._local
-        if not self._line or local is None:
-            return
-        if not self._share:
-            self._refuse()
-            return
-        taking = loop.create_task(local.acquire())
-        waiting = [taking] if look is None else [taking, look]
+            self._retry_at = loop.time() + RETRY
+            if _failure(look) is None:
+                await self._come_back()
+        elif self._share or not self._line:
+            await self._served(left if look is None else None)
+        else:
+            error = "the store of the rate limit cannot be reached; nothing was sent"
+            self._line.fail(lambda: KieConnectionError(error, sent=False))
+
+    async def _served(self, seconds: float | None) -> None:
+        """Serve the first in line; or wait until there is one, or a look ends, or *seconds*."""
+        assert self._local is not None  # noqa: S101 - only then
+        self._ledger.settle(self._now())
+        self._wake.clear()
+        loop = asyncio.get_running_loop()
+        taking = loop.create_task(self._local.acquire() if self._line else self._wake.wait())
+        self._taking = taking
+        waiting = [taking] if self._look is None else [taking, self._look]
         try:
-            timeout = left if look is None else None
-            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._taking = None
             if not taking.done():
                 taking.cancel()
                 await asyncio.wait([taking])
-        if not taking.cancelled():
-            self._hand_out([self._turn_alone(taking.result())])
+        if not taking.cancelled() and isinstance(turn := taking.result(), Turn):
+            self._line.hand_out(self._turn_alone(turn))
 
     def _turn_alone(self, turn: Turn) -> Turn:
         """Wrap a turn of the share: if the store is back when it ends, it is told."""
-        name = self._named(next(self._numbers))
-        self._settle()
-        self._own_alone.take([name], self._now())
+        name = self._ledger.take_alone(self._now())
 
         def end(finished: bool) -> None:
             (turn.finish if finished else turn.give_back)()
@@ -356,41 +351,14 @@ class StoreLimiter(ABC):
 
         return Turn(end)
 
-    def _refuse(self) -> None:
-        error = "the store of the rate limit cannot be reached; nothing was sent"
-        for future in self._line:
-            if not future.done():
-                future.set_exception(KieConnectionError(error, sent=False))
-        self._line.clear()
-
-    def _settle(self) -> None:
-        """Note what has ended while nobody could be told."""
-        now = self._now()
-        finished, returned = list(self._finished), list(self._returned)
-        self._finished.clear()
-        self._returned.clear()
-        self._own.end(finished, returned, now)
-        self._own_alone.end(finished, returned, now)
-        self._own_alone.forget(now)
-
-    async def _come_back(self, *, reached: bool) -> None:
-        """If the store has answered, tell it until when our turns count.
-
-        A store that hung may have booked turns after we gave up: nobody uses them.
-        """
-        if not reached:
-            self._retry_at = self._now() + RETRY
-            return
-        self._settle()
-        self._returned.extend(self._lost)
-        now = self._now()
+    async def _come_back(self) -> None:
+        """The store has answered: tell it until when our turns count."""
+        ask = self._ledger.everything(self._now())
         try:
-            await self._ask(0, [*self._own.left(now), *self._own_alone.left(now)])
+            await self._call(ask, self._patience)
         except Exception:  # noqa: BLE001 - reason: as in `_drive`
-            self._retry_at = self._now() + RETRY
             return
-        self._own.join(self._own_alone)
-        self._lost.clear()
+        self._ledger.told(ask, 0, self._now())
         self._local = None
         logger.warning("the store of the rate limit is back")
 

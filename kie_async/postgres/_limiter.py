@@ -20,7 +20,8 @@ _LOCK = 0x4B494542  # of making the tables
 # makes the tables holds nobody up.
 _SETTINGS = """
 SELECT set_config('synchronous_commit', 'off', false),
-    set_config('idle_in_transaction_session_timeout', '5s', false)
+    set_config('idle_in_transaction_session_timeout', '5s', false),
+    set_config('default_transaction_isolation', 'read committed', false)
 """
 
 
@@ -65,7 +66,7 @@ class PostgresLimiter(StoreLimiter):
     async def _book(self, ask: Ask) -> tuple[int, float]:
         # A call that is cancelled asks the server to cancel too, and waits for that; one
         # that hangs would make us wait for seconds.  So it is cut off.
-        calling = asyncio.get_running_loop().create_task(self._call(ask))
+        calling = asyncio.get_running_loop().create_task(self._asked(ask))
         try:
             return await asyncio.shield(calling)
         except BaseException:
@@ -77,7 +78,7 @@ class PostgresLimiter(StoreLimiter):
             await self._let_go()
             raise
 
-    async def _call(self, ask: Ask) -> tuple[int, float]:
+    async def _asked(self, ask: Ask) -> tuple[int, float]:
         if self._conn is None:
             self._conn = await self._connected()
         cursor = await self._conn.execute(
@@ -87,7 +88,8 @@ class PostgresLimiter(StoreLimiter):
                 self._limit,
                 _micro(self._span),
                 _micro(self._lease),
-                self._name,
+                ask.process,
+                ask.call,
                 ask.wanted,
                 _micro(ask.pause),
                 list(ask.finished),

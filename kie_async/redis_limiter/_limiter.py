@@ -24,7 +24,12 @@ class RedisLimiter(StoreLimiter):
 
     If the store is slow, down or flushed, each process keeps to its *share* of the limit by
     itself, says so once in the log, and comes back by itself; at most one burst too many
-    can come of that.  With ``share=0`` nothing is sent without the store.
+    can come of that.  With ``share=0`` nothing is sent without the store.  When it is back
+    it is told of all turns, also of those that it gave in an answer that nobody got, so
+    that the whole limit can be used again.
+
+    It may be made before a fork, and is another process's in each child; one that was used
+    before the fork is refused there.
 
     Args:
         redis: Your client: ``redis.asyncio.Redis``, of a Sentinel too, or ``RedisCluster``;
@@ -74,7 +79,8 @@ class RedisLimiter(StoreLimiter):
             self._limit,
             _micro(self._span),
             _micro(self._lease),
-            self._name,
+            ask.process,
+            ask.call,
             ask.wanted,
             _micro(ask.pause),
             len(ask.finished),

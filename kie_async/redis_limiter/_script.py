@@ -5,10 +5,14 @@ All of it happens at one instant of the server's clock, so processes need no com
 * ``turns``: a sorted set, turn → the microsecond until which it counts.  A turn without an
   answer counts as if the answer came at the end of its lease, so that a process that died
   holds nothing up for longer.
-* ``state``: until when all are paused, and when the last one left.
+* ``state``: until when all are paused, for how long that was meant, and when the last
+  one left.
 * ``served``: process → turns it was given; ``asks``: process → until when it counts as
   waiting; a minute later both forget it.  While others wait, a process may be ahead of the
   one that got least by a share of the window and no more; that is what makes it fair.
+* ``calls``: process → the number of its last call.  A client or a network may bring a call
+  twice: then it gets what it got.  One that comes behind a later one does nothing; who made
+  it has given it up.
 
 All keys have one hash tag, so they lie on one node of a cluster.
 """
@@ -17,14 +21,17 @@ from __future__ import annotations
 
 __all__ = ["KEYS", "SCRIPT", "key_names"]
 
-KEYS = ("turns", "state", "served", "asks")
+KEYS = ("turns", "state", "served", "asks", "calls")
 
 SCRIPT = """
-local turns, state, served, asks = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local turns, state, served, asks, calls = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local at = 0
 local function take() at = at + 1; return ARGV[at] end
 local function number() return tonumber(take()) end
-local limit, span, lease, me, want, pause = number(), number(), number(), take(), number(), number()
+local limit, span, lease = number(), number(), number()
+local me, call, want, pause = take(), number(), number(), number()
+local last = tonumber(redis.call('ZSCORE', calls, me) or 0)
+if call < last then return {0, '0'} end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
@@ -44,14 +51,26 @@ for _ = 1, number() do
 end
 redis.call('ZREMRANGEBYSCORE', turns, '-inf', now)
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', asks, '-inf', now - 60000000)) do
-  redis.call('ZREM', asks, gone)
-  redis.call('ZREM', served, gone)
+  for _, key in ipairs({asks, served, calls}) do redis.call('ZREM', key, gone) end
+end
+local function hold(left)
+  redis.call('HSET', state, 'paused', string.format('%.0f', now + left), 'pause', left)
+  return now + left
 end
 local paused = tonumber(redis.call('HGET', state, 'paused') or 0)
-if pause > 0 and now + pause > paused then
-  paused = now + pause
-  redis.call('HSET', state, 'paused', string.format('%.0f', paused))
+local longest = tonumber(redis.call('HGET', state, 'pause') or 0)
+if paused > now + longest then paused = hold(longest) end  -- as above
+if pause > 0 and now + pause > paused then paused = hold(pause) end
+
+-- the same call once more: the first answer was lost on its way
+if call == last then
+  local booked = 0
+  for n = 1, want do
+    if redis.call('ZSCORE', turns, me .. ':' .. ARGV[at + n]) then booked = booked + 1 end
+  end
+  if booked > 0 then return {booked, '0'} end
 end
+redis.call('ZADD', calls, call, me)
 
 -- how many may go
 local granted, wait = 0, 0
@@ -96,8 +115,8 @@ if want > 0 then
     redis.call('ZINCRBY', served, granted, me)
     redis.call('HSET', state, 'left', string.format('%.0f', now))
   end
-  redis.call('ZADD', asks, granted < want and now + wait + 100000 or now, me)
 end
+redis.call('ZADD', asks, granted < want and now + wait + 100000 or now, me)
 
 local keep = math.ceil((span + lease) / 1000) + 60000
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep) end
