@@ -281,7 +281,7 @@ BOMBS: dict[str, bytes] = {
     "depth": b"[" * 100_000,
     "objects": b'{"data":' * 50_000,
     "digits": b'{"code":200,"data":' + b"9" * 20_000 + b"}",
-    "code-digits": b'{"code":' + b"9" * 20_000 + b"}",
+    "long-code": b'{"code":' + b"9" * 20_000 + b"}",
     "nan": b'{"code":NaN,"data":Infinity}',
     "bom": b"\xef\xbb\xbf{}",
     "surrogate": b'{"code":200,"msg":"\\ud800","data":{"taskId":"\\udfff"}}',
