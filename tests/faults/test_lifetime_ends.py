@@ -36,8 +36,8 @@ class Leaks:
     def now() -> tuple[int, int, int]:
         """Count them."""
         gc.collect()
-        # A loop keeps the threads of its executor; uvloop does not name them after asyncio.
-        kept = ("asyncio", "ThreadPoolExecutor")
+        # A loop keeps the threads of its executor, and names them after itself.
+        kept = ("asyncio", "uvloop")
         threads = [one for one in threading.enumerate() if not one.name.startswith(kept)]
         return (
             len(asyncio.all_tasks()),
