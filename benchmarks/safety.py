@@ -133,6 +133,8 @@ async def instant(stack: AsyncExitStack, *, shield: bool = False, **more: Any) -
 
 async def unshielded(creates: Creates, order: Order) -> str:
     """Create in the caller's own task: whoever is cancelled loses a paid id."""
+    if not creates._slots.try_take():
+        await creates._slots.take()
     turn, _ = await creates._lane.enter()
     order.in_flight = True
     answer = await creates._attempted(order, turn)

@@ -45,6 +45,7 @@ from kie_async.protocol import (
 )
 from kie_async.retry import CreateRetry, RetryPolicy, retrying_after
 from kie_async.session._lane import Lane
+from kie_async.session._slots import Slots
 
 if TYPE_CHECKING:
     from kie_async.callbacks import CallbackReceiver
@@ -124,7 +125,7 @@ class Creates:
         self._allowed = allowed
         self._hooks = hooks
         self._rng = rng
-        self._semaphore = asyncio.Semaphore(max_concurrency)
+        self._slots = Slots(max_concurrency)
         self._sections: dict[asyncio.Task[None], asyncio.Future[CreateAnswer]] = {}
         self._duplicates = 0
         self._closing = False
@@ -162,15 +163,24 @@ class Creates:
 
     async def _attempt(self, order: Order) -> str:
         asked_at = self._time() if self._hooks else 0.0
-        turn, probe = await self._lane.enter()
+        # First the slot: whoever waits for it can leave and has sent nothing, and no turn
+        # grows old in his hands, past the pause of a refusal or the lease of a store.
+        if not self._slots.try_take():
+            await self._slots.take()
+        try:
+            turn, probe = await self._lane.enter()
+        except BaseException:
+            self._slots.give()
+            raise
         try:
             if self._closing:  # else a retry could be paid for after the drain
                 turn.give_back()
+                self._slots.give()
                 raise SessionClosedError("the session is closing: nothing new is sent")
             if self._hooks:
                 waited = self._time() - asked_at
                 self._hooks.emit(TurnTaken(lane=ROUTE, waited=waited))
-            # No await between the turn and its section: the turn has one owner always.
+            # No await between the turn and its section: turn and slot have one owner always.
             heard: asyncio.Future[CreateAnswer] = self._loop.create_future()
             order.in_flight = True  # before it: an eager loop runs the section at once
             section = self._loop.create_task(self._section(order, turn, heard))
@@ -234,11 +244,10 @@ class Creates:
         """Ask, learn, record, tell; failures are values here, not exceptions."""
         try:
             with turn:
-                await self._semaphore.acquire()  # `async with` makes three coroutines of it
                 try:
                     answer = await self._paid_request(order, turn)
                 finally:
-                    self._semaphore.release()
+                    self._slots.give()
             self._learn(order, answer)
             if answer.verdict is Verdict.REPORTED:
                 order.reports += 1
