@@ -108,6 +108,7 @@ class TaskChanged(Event):
 class TaskOrphaned(Event):
     """A paid task whose caller is gone: it was cancelled, or its deadline passed.
 
+    Or nothing has its id because its record could not be kept; ``reason`` says which.
     Keep ``task_id``: ``wait_for_result(task_id)`` goes on where the caller left.
     """
 

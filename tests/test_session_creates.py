@@ -15,6 +15,7 @@ from kie_async import (
     MaintenanceError,
     RateLimitError,
     RetryPolicy,
+    SessionClosedError,
     ValidationError,
 )
 from kie_async.errors import JournalError, KieConnectionError, StorageFullError
@@ -326,6 +327,110 @@ async def test_an_outcome_that_cannot_be_kept_still_reaches_the_caller():
     assert caught.value.task_id == "0" * 32
     assert caught.value.maybe_charged
     assert [e.task_id for e in seen if isinstance(e, TaskCreated)] == ["0" * 32]
+
+
+class Stuck(Record):
+    """A journal that takes the intent, and hangs at the outcome."""
+
+    async def settle(self, answer, *, again):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_an_id_whose_record_hangs_outlives_a_close(leaves):
+    """The grace is over: the id is on the exception, or with the hooks if its caller is gone."""
+
+    @jumping
+    async def story():
+        api, seen = FakeAPI(), []
+        kie = session_on(api, hooks=[seen.append])
+        async with kie:
+            call = asyncio.create_task(recorded(kie, Stuck([], api)))
+            await asyncio.sleep(5.0)
+            if leaves:
+                call.cancel()
+            await kie.close(grace=1.0)
+            [end] = await asyncio.gather(call, return_exceptions=True)
+
+        assert [e.task_id for e in seen if isinstance(e, TaskCreated)] == ["0" * 32]
+        assert not any(isinstance(e, CreateInDoubt) for e in seen)
+        orphans = [e.task_id for e in seen if isinstance(e, TaskOrphaned)]
+        if leaves:
+            assert orphans == ["0" * 32]
+        else:
+            assert isinstance(end, SessionClosedError)
+            assert (end.task_id, end.maybe_charged, orphans) == ("0" * 32, True, [])
+
+    story()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(KieConnectionError("reset"), CreateInDoubtError), (envelope(422, "bad"), ValidationError)],
+)
+def test_what_was_answered_stays_so_when_its_record_hangs_at_a_close(answer, error):
+    """A refusal is no doubt, and a doubt is told as one."""
+
+    @jumping
+    async def story():
+        api, seen = FakeAPI(), []
+        api.on_create = lambda n, r: answer
+        kie = session_on(api, hooks=[seen.append])
+        async with kie:
+            call = asyncio.create_task(recorded(kie, Stuck([], api)))
+            await asyncio.sleep(5.0)
+            await kie.close(grace=1.0)
+            with pytest.raises(error):
+                await call
+
+        doubts = [e for e in seen if isinstance(e, CreateInDoubt)]
+        assert len(doubts) == (error is CreateInDoubtError)
+
+    story()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_an_id_whose_record_has_a_bug_is_told(leaves, caplog):
+    """The bug is no error of ours and carries no id: the hooks and the log have it."""
+
+    @jumping
+    async def story():
+        api, seen = FakeAPI(), []
+        reported = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: reported.append(told))
+        async with session_on(api, hooks=[seen.append]) as kie:
+            record = Record([], api, settle=ZeroDivisionError("a bug"))
+            call = asyncio.create_task(recorded(kie, record))
+            await asyncio.sleep(0.05)
+            if leaves:
+                call.cancel()
+            [end] = await asyncio.gather(call, return_exceptions=True)
+            await asyncio.sleep(1.0)
+        del call
+
+        assert [e.task_id for e in seen if isinstance(e, TaskCreated)] == ["0" * 32]
+        assert [e.task_id for e in seen if isinstance(e, TaskOrphaned)] == ["0" * 32]
+        assert "0" * 32 in caplog.text
+        if not leaves:
+            assert isinstance(end, ZeroDivisionError)
+            assert "0" * 32 in end.__notes__[0]
+
+    story()
+
+
+@jumping
+async def test_an_id_that_its_record_refuses_is_told_when_its_caller_is_gone():
+    """He left it to the record, as a bulk run does."""
+    api, seen = FakeAPI(), []
+    away = JournalError("the database is away")
+
+    async with session_on(api, hooks=[seen.append]) as kie:
+        call = asyncio.create_task(recorded(kie, Record([], api, settle=away)))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        await asyncio.wait([call])
+
+    assert [e.task_id for e in seen if isinstance(e, TaskOrphaned)] == ["0" * 32]
 
 
 @jumping

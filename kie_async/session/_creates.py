@@ -54,6 +54,7 @@ __all__ = ["CreateRecord", "Creates", "Order"]
 
 Send = Callable[[Request], Awaitable[Response]]
 ROUTE = "createTask"
+UNKEPT = "its record could not be kept"
 _SENT: Mapping[str, Any] = {}
 """Stands for an input that was sent and is needed no more."""
 
@@ -158,7 +159,8 @@ class Creates:
             if late:
                 await asyncio.wait(late)
             for heard in self._sections.values():  # of those that had not even begun
-                heard.cancel()
+                if not heard.done():
+                    heard.set_exception(SessionClosedError("the session is closed"))
             self._sections.clear()
 
     async def _attempt(self, order: Order) -> str:
@@ -187,7 +189,9 @@ class Creates:
             order.section = section
             if not section.done():
                 self._sections[section] = heard
-            answer = await self._answer_of(section, heard, order)
+            # For a future of his own: he may be cancelled without the section, and
+            # `asyncio.shield` would cost one more turn of the loop.
+            answer = await heard
             order.section = None  # it has ended, and the order may be waited for for long
         finally:
             if probe:
@@ -197,37 +201,14 @@ class Creates:
         assert answer.task_id is not None  # noqa: S101 - ACCEPTED has an id by construction
         return answer.task_id
 
-    async def _answer_of(
-        self,
-        section: asyncio.Task[None],
-        heard: asyncio.Future[CreateAnswer],
-        order: Order,
-    ) -> CreateAnswer:
-        """Wait for the section; its own end by a close is a doubt, no cancellation.
-
-        The caller waits for a future of his own and not for the section: he may be
-        cancelled without it, and `asyncio.shield` would cost one more turn of the loop.
-        """
-        try:
-            return await heard
-        except asyncio.CancelledError:
-            me = asyncio.current_task()
-            if not section.cancelled() or (me is not None and me.cancelling()):
-                raise
-        doubt = CreateInDoubtError(
-            "the session was closed before the create was answered: a task may exist and be "
-            "paid for - look at Kie's task log before you create it again",
-            reference=order.reference,
-        )
-        return CreateAnswer(verdict=Verdict.IN_DOUBT, error=doubt)
-
     async def _section(self, order: Order, turn: Turn, heard: asyncio.Future[CreateAnswer]) -> None:
         """Make one attempt, come what may, and tell how it ended."""
         section = asyncio.current_task(self._loop)
         try:
             answer = await self._attempted(order, turn)
         except asyncio.CancelledError:
-            heard.cancel()
+            if not heard.done():
+                heard.set_result(self._cut_off(order))
             raise
         except Exception as bug:
             if heard.done():  # nobody listens any more: the loop reports it
@@ -236,6 +217,8 @@ class Creates:
         else:
             if not heard.done():  # else the caller has left
                 heard.set_result(answer)
+            elif answer.task_id and answer.error and not order.abandoned:
+                self.orphan(answer.task_id, order.model, UNKEPT)  # he relied on the record
         finally:
             if section is not None:
                 self._sections.pop(section, None)
@@ -260,6 +243,15 @@ class Creates:
         finally:
             order.in_flight = False
         return answer
+
+    def _cut_off(self, order: Order) -> CreateAnswer:
+        """Answer for a request that the end of a close's grace cut off."""
+        doubt = CreateInDoubtError(
+            "the session was closed before the create was answered: a task may exist and be "
+            "paid for - look at Kie's task log before you create it again",
+            reference=order.reference,
+        )
+        return CreateAnswer(verdict=Verdict.IN_DOUBT, error=doubt)
 
     async def _paid_request(self, order: Order, turn: Turn) -> CreateAnswer:
         try:
@@ -291,11 +283,20 @@ class Creates:
         try:
             if order.record is not None:
                 answer = await order.record.settle(answer, again=again) or answer
-        except KieError as error:
-            # The id must reach somebody, even when the record cannot take it.
-            error.task_id = answer.task_id
-            error.maybe_charged = answer.verdict not in (Verdict.REJECTED, Verdict.NOT_SENT)
-            return CreateAnswer(verdict=answer.verdict, task_id=answer.task_id, error=error)
+        except KieError as trouble:
+            return _unkept(answer, trouble)
+        except asyncio.CancelledError:  # a close's grace is over, and the section ends anyway
+            if error is not None:
+                return answer
+            closed = SessionClosedError("the session was closed before the task was on record")
+            return _unkept(answer, closed)
+        except BaseException as bug:  # it goes to the caller, or to the loop: without the id
+            self._tell(order, answer)
+            if answer.task_id is not None:
+                bug.add_note(f"kie_async: task {answer.task_id} was created and goes on")
+                if not order.abandoned:
+                    self.orphan(answer.task_id, order.model, UNKEPT)
+            raise
         if order.task_id is None and answer.task_id is not None:
             order.task_id, order.created_at = answer.task_id, order.sent_at
         return answer
@@ -387,3 +388,10 @@ class Creates:
         if isinstance(error, CreateInDoubtError) and error.reported:
             failures = order.reports
         return self._retry.create_delay(error, failures, self._rng, self._allowed)
+
+
+def _unkept(answer: CreateAnswer, error: KieError) -> CreateAnswer:
+    """Return the answer as *error*: an id must reach somebody when the record cannot take it."""
+    error.task_id = answer.task_id
+    error.maybe_charged = answer.verdict not in (Verdict.REJECTED, Verdict.NOT_SENT)
+    return CreateAnswer(verdict=answer.verdict, task_id=answer.task_id, error=error)
