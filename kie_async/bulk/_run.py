@@ -8,26 +8,23 @@ outcomes come out as items end.  Nothing is kept per finished item.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 from typing import Self
-
-from attrs import frozen
 
 from kie_async.bulk._budget import Budget, expected_price
 from kie_async.bulk._carriers import Carriers
-from kie_async.bulk._claims import Claims, Receiver
-from kie_async.bulk._items import Source, planned_batches
-from kie_async.bulk._job import Caller, Job, Progress, Save, Tools
-from kie_async.bulk._record import NewCallback
-from kie_async.errors import KieError, SpendLimitError, UsageError
-from kie_async.journal import Item, ItemState, Journal, JournalStore
-from kie_async.models import Outcome, check_seconds
+from kie_async.bulk._claims import Claims
+from kie_async.bulk._items import planned_batches
+from kie_async.bulk._job import Caller, Job, Progress, Tools
+from kie_async.bulk._own import own_journal
+from kie_async.bulk._plan import Plan
+from kie_async.errors import KieError, SpendLimitError
+from kie_async.journal import Item, ItemState, JournalStore
+from kie_async.models import Outcome
 
-__all__ = ["BulkRun", "Plan"]
+__all__ = ["BulkRun"]
 
 BATCH = 1000
 """Items that are planned or read at once: a commit is dear, memory is not."""
@@ -36,36 +33,6 @@ GRACE = 28.0
 RESULTS = 1000
 """Outcomes, or items whose files are being saved, that wait for a slow consumer.  With so
 many, and all room in flight taken, nothing new is begun until he has taken some."""
-
-
-@frozen(kw_only=True)
-class Plan:
-    """What a run was asked to do; times are in seconds, ``max_credits`` in credits.
-
-    ``new_callback`` makes each attempt's callback URL with its reference, so that a doubt
-    can be settled with proof; ``receiver`` hears the callbacks, and ``linger`` is how long
-    a finished run waits for those of its doubts.  ``save`` saves a task's files,
-    ``saving`` at once.
-    """
-
-    source: Source
-    resolution: str | None = None
-    in_flight: int = 100
-    task_timeout: float = 3600.0
-    new_callback: NewCallback | None = None
-    receiver: Receiver | None = None
-    linger: float = 120.0
-    max_credits: float | None = None
-    save: Save | None = None
-    saving: int = 8
-
-    def __attrs_post_init__(self) -> None:
-        """Refuse what cannot work."""
-        check_seconds(self.task_timeout, "task_timeout")
-        if self.in_flight < 1 or self.saving < 1:
-            raise UsageError("in_flight and saving must be 1 or more")
-        if self.max_credits is not None and self.max_credits < 0:
-            raise UsageError("max_credits must be 0 or more")
 
 
 class BulkRun:
@@ -179,8 +146,7 @@ class BulkRun:
         """Return the journal; open one for this run if none was given."""
         if self._given is not None:
             return self._given
-        folder = await stack.enter_async_context(_folder_of_its_own())
-        return await stack.enter_async_context(Journal(folder / "run.db"))
+        return await stack.enter_async_context(own_journal())
 
     def _tools_with(self, journal: JournalStore) -> Tools:
         plan = self._plan
@@ -345,20 +311,6 @@ class BulkRun:
         if job.item.state is ItemState.PLANNED:
             self._budget.settle(job.credits, charged=job.paid)
             self.progress.credits_spent = self._budget.spent
-
-
-@asynccontextmanager
-async def _folder_of_its_own() -> AsyncGenerator[Path, None]:
-    """Make a folder that goes with the run; a large journal takes its time to delete."""
-    folder = tempfile.TemporaryDirectory(prefix="kie-", ignore_cleanup_errors=True)
-    try:
-        yield Path(folder.name)
-    finally:
-        try:
-            await asyncio.to_thread(folder.cleanup)
-        except BaseException:  # a cancellation can take the thread's turn away
-            folder.cleanup()
-            raise
 
 
 def _single(failures: BaseExceptionGroup[BaseException]) -> BaseException:
