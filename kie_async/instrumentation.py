@@ -29,6 +29,7 @@ __all__ = [
     "TaskCreated",
     "TaskOrphaned",
     "TurnTaken",
+    "tell_orphan",
 ]
 
 logger = logging.getLogger("kie_async")
@@ -165,3 +166,9 @@ class Hooks(tuple[Hook, ...]):
                 raise
             except BaseException:
                 logger.exception("a hook failed on %s", type(event).__name__)
+
+
+def tell_orphan(tell: Hook, task_id: str, model: str, reason: str) -> None:
+    """Log that a paid task lost its caller, and give its id to *tell*."""
+    logger.warning("task %s was created and its caller is gone: %s", task_id, reason)
+    tell(TaskOrphaned(task_id=task_id, model=model, reason=reason))

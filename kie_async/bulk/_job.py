@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from attrs import define, frozen
 
-from kie_async.bulk._record import JournalRecord, NewCallback, stops_the_run
+from kie_async.bulk._record import JournalRecord, NewCallback, Tell, stops_the_run
 from kie_async.errors import (
     CreateInDoubtError,
     DownloadError,
@@ -18,12 +18,13 @@ from kie_async.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from kie_async.instrumentation import Event
+from kie_async.grok_imagine import UPSCALE
+from kie_async.instrumentation import Event, logger, tell_orphan
 from kie_async.journal import Item, ItemState, JournalStore
 from kie_async.models import Outcome, OutcomeStatus, Task
 from kie_async.protocol import lacks_result
 
-__all__ = ["Caller", "Job", "Progress", "Save", "Tools"]
+__all__ = ["Caller", "Job", "Progress", "Save", "Tools", "tell_untaken"]
 
 LONGEST_PAUSE = 60.0
 """Seconds between attempts to reach an API that cannot be reached, at most."""
@@ -38,6 +39,7 @@ class Order(Protocol):
     polls: int
     in_flight: bool
     section: asyncio.Task[None] | None
+    abandoned: str | None
 
 
 class Caller(Protocol):
@@ -140,6 +142,16 @@ class Job:
         if self.item.state is not ItemState.PLANNED:
             return True
         return self.order is not None and (self.order.in_flight or self.order.task_id is not None)
+
+    def abandon(self, reason: str) -> None:
+        """Let the hooks have its task's id, now or when it comes: nothing else keeps it."""
+        order = self.order
+        if order is not None and order.in_flight:
+            order.abandoned = reason  # its section tells, be it a task or a doubt
+            return
+        task_id = self.item.task_id if order is None else order.task_id
+        if task_id is not None:
+            tell_orphan(self.tools.caller.tell, task_id, self.item.model, reason)
 
     async def run(self) -> Outcome:
         """Bring the item to its end, and say how it ended; files come later."""
@@ -278,3 +290,16 @@ class Job:
         return Outcome(
             source_id=self.item.source_id, status=status, error=error, task=task, files=files
         )
+
+
+def tell_untaken(outcome: Outcome, tell: Tell, reason: str) -> None:
+    """Log, and tell the hooks, what was paid for and nobody took; what was saved is there.
+
+    A doubt is logged only: the hooks have heard of it when it arose.
+    """
+    error, task = outcome.error, outcome.task
+    task_id = task.task_id if task is not None else error.task_id if error is not None else None
+    if outcome.status is OutcomeStatus.IN_DOUBT:
+        logger.warning("the create for %s is in doubt: %s (%s)", outcome.source_id, error, reason)
+    elif task_id is not None and not outcome.files and not isinstance(error, TaskFailedError):
+        tell_orphan(tell, task_id, UPSCALE, reason)

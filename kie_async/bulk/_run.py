@@ -17,7 +17,7 @@ from kie_async.bulk._budget import Budget, expected_price
 from kie_async.bulk._carriers import Carriers
 from kie_async.bulk._claims import Claims
 from kie_async.bulk._items import planned_batches
-from kie_async.bulk._job import Caller, Job, Progress, Tools
+from kie_async.bulk._job import Caller, Job, Progress, Tools, tell_untaken
 from kie_async.bulk._own import own_journal
 from kie_async.bulk._plan import Plan
 from kie_async.errors import KieError, SpendLimitError
@@ -25,6 +25,8 @@ from kie_async.journal import Item, ItemState, JournalStore
 from kie_async.models import Outcome
 
 __all__ = ["BulkRun"]
+
+LEFT = "its bulk run ended before, and had no journal of yours"
 
 BATCH = 1000
 """Items that are planned or read at once: a commit is dear, memory is not."""
@@ -127,8 +129,16 @@ class BulkRun:
                     await self.give_up_waiting()
                     driver.cancel()
                     await asyncio.wait([driver])
+                for left in self._results:
+                    if left is not None:
+                        self._untaken(left)
         if self.progress.stopped_by is not None:
             raise self.progress.stopped_by
+
+    def _untaken(self, outcome: Outcome) -> None:
+        """Nobody takes this outcome any more: a journal of the run's own goes with it."""
+        if self._given is None:
+            tell_untaken(outcome, self._caller.tell, LEFT)
 
     def _tell(self, outcome: Outcome | None) -> None:
         """Let the consumer have an outcome; None is behind the last one."""
@@ -280,7 +290,7 @@ class BulkRun:
                     self._check_wanted(job)
                     outcome = await job.run()
                 except BaseException as end:
-                    self._broken_off(end)
+                    self._broken_off(job, end)
                     raise
                 finally:
                     self._ended(job)
@@ -292,15 +302,22 @@ class BulkRun:
             if holds_room:
                 self._carriers.leave()
         if item is not None:
-            self._tell(await job.save(outcome))
+            try:
+                outcome = await job.save(outcome)
+            except BaseException:
+                self._untaken(outcome)
+                raise
+            self._tell(outcome)
 
     def _check_wanted(self, job: Job) -> None:
         """Leave a job that was stopped when it was in a carrier's hands and not begun."""
         if self._stopped and (self._given_up or not job.paid):
             raise asyncio.CancelledError
 
-    def _broken_off(self, end: BaseException) -> None:
+    def _broken_off(self, job: Job, end: BaseException) -> None:
         """Count an item out that has no outcome; at a bug begin nothing more."""
+        if self._given is None:
+            job.abandon(LEFT)
         if isinstance(end, asyncio.CancelledError):
             self._carriers.take()  # not sent, or to be collected later: the journal has it
         else:

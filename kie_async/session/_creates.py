@@ -28,9 +28,9 @@ from kie_async.instrumentation import (
     RequestRefused,
     RequestRetried,
     TaskCreated,
-    TaskOrphaned,
     TurnTaken,
     logger,
+    tell_orphan,
 )
 from kie_async.limiter import Turn
 from kie_async.protocol import (
@@ -361,9 +361,7 @@ class Creates:
 
     def orphan(self, task_id: str, model: str, reason: str) -> None:
         """Say that a paid task lost its caller."""
-        logger.warning("task %s was created and its caller is gone: %s", task_id, reason)
-        if self._hooks:
-            self._hooks.emit(TaskOrphaned(task_id=task_id, model=model, reason=reason))
+        tell_orphan(self._hooks.emit, task_id, model, reason)
 
     def _decide(self, order: Order, error: KieError, failures: int) -> float | None:
         delay = self._delay(order, error, failures)

@@ -47,7 +47,9 @@ class ManyCalls:
             task_ids: Ids or :class:`~kie_async.bulk.BulkItem`, from an iterable or an
                 async iterable; read lazily, duplicates are one task.
             journal: An open :class:`~kie_async.journal.Journal`; the same one resumes the
-                run after any crash.  Without one, a temporary journal serves this run.
+                run after any crash.  Without one, a temporary journal serves this run: if
+                it is left early, ids of paid tasks go to the hooks (``TaskOrphaned``) and
+                to the log, and nowhere else.
             resolution: As :meth:`upscale`, for items without one of their own.
             directory: Where to save the results; without it nothing is saved.
             name: How files are named: ``{source_id}``, ``{task_id}``, ``{index}``.
