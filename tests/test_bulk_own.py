@@ -142,6 +142,7 @@ async def test_who_takes_every_outcome_is_told_of_no_orphan():
 
     assert {outcome.status for outcome in found} == {OutcomeStatus.FAILED}
     assert sorted(str(outcome.error.task_id) for outcome in found) == sorted(api.tasks)
+    assert not any("run the same again" in str(outcome.error) for outcome in found)  # paid twice
     assert orphans(seen) == []
 
 

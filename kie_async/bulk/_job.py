@@ -102,7 +102,7 @@ class Progress:
 
 @frozen(kw_only=True)
 class Tools:
-    """What every job of a run works with."""
+    """What every job of a run works with; without a journal that stays it is not resumable."""
 
     caller: Caller
     journal: JournalStore
@@ -112,6 +112,7 @@ class Tools:
     save: Save | None
     new_callback: NewCallback | None
     task_timeout: float
+    resumable: bool = True
 
 
 @define(eq=False)
@@ -207,9 +208,10 @@ class Job:
         )
 
     def _late(self, order: Order, late: WaitTimeoutError) -> WaitTimeoutError:
+        # Without a journal the same again would be created, and paid for, again.
+        again = "run the same again to collect it" if self.tools.resumable else "wait for its id"
         return WaitTimeoutError(
-            f"not done after {self.tools.task_timeout:g} s; the task goes on - run the same again "
-            "to collect it",
+            f"not done after {self.tools.task_timeout:g} s; the task goes on - {again}",
             task=late.task,
             task_id=order.task_id,
             maybe_charged=True,

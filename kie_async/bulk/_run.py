@@ -169,6 +169,7 @@ class BulkRun:
             save=plan.save,
             new_callback=plan.new_callback,
             task_timeout=plan.task_timeout,
+            resumable=self._given is not None,
         )
 
     async def _drive(self) -> None:
