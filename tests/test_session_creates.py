@@ -315,6 +315,24 @@ async def test_a_task_that_exists_is_not_created_again_whatever_its_record_says(
     assert caught.value.maybe_charged
 
 
+@pytest.mark.parametrize("answer", [KieConnectionError("reset"), envelope(500, "internal error")])
+def test_a_doubt_is_not_sent_again_whatever_its_record_says(answer):
+    """A database that is back in a second makes no second payment of it."""
+
+    @jumping
+    async def story():
+        log, api = [], FakeAPI()
+        api.on_create = lambda n, r: answer
+        away = JournalError("the database is away", retryable=True)
+        async with session_on(api) as kie:
+            with pytest.raises(JournalError) as caught:
+                await recorded(kie, Record(log, api, settle=away))
+        assert len(api.creates) == 1
+        assert caught.value.maybe_charged
+
+    story()
+
+
 @jumping
 async def test_an_outcome_that_cannot_be_kept_still_reaches_the_caller():
     """The id is on the exception."""

@@ -383,6 +383,8 @@ class Creates:
         """Ask the policy; reported failures are counted by themselves."""
         if order.task_id is not None:
             return None  # it exists: only its record failed
+        if error.maybe_charged and not isinstance(error, CreateInDoubtError):
+            return None  # the record of a doubt failed, which is no reason to pay twice
         if isinstance(error, CreateInDoubtError) and error.reported:
             failures = order.reports
         return self._retry.create_delay(error, failures, self._rng, self._allowed)
