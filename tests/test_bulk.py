@@ -279,6 +279,40 @@ async def test_the_cap_on_credits_holds(tmp_path):
 
 
 @jumping
+async def test_the_cap_on_credits_holds_when_every_answer_is_lost(tmp_path):
+    """Each may have been paid for: with 50 allowed, five are sent."""
+    api = FakeAPI()
+    api.lost = lambda n: KieConnectionError("reset")
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        run = kie.upscale_many(IDS, journal=journal, max_credits=50, in_flight=3)
+        with pytest.raises(errors.SpendLimitError, match="in doubt count as paid"):
+            await outcomes_of(run)
+
+    assert len(api.creates) == 5
+    assert (run.progress.in_doubt, run.progress.credits_spent) == (5, 0.0)
+
+
+@jumping
+async def test_a_doubt_counts_even_if_the_journal_cannot_take_it(tmp_path):
+    """It is no doubt of the journal's then; the money may be gone all the same."""
+    api = FakeAPI()
+    api.lost = lambda n: KieConnectionError("reset")
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+
+        async def taken(*_, **__):
+            raise errors.ItemTakenError("another process has begun it")
+
+        journal.record_in_doubt = taken
+        run = kie.upscale_many(IDS, journal=journal, max_credits=50, in_flight=3)
+        with pytest.raises(errors.SpendLimitError):
+            await outcomes_of(run)
+
+    assert len(api.creates) == 5
+
+
+@jumping
 async def test_stopping_lets_what_runs_finish(tmp_path):
     """As a first Ctrl-C does."""
     api = FakeAPI(duration=30.0)
@@ -559,6 +593,19 @@ def test_a_budget_learns_a_higher_price():
     budget.settle(80.0, charged=True)
 
     assert budget.price == 80.0
+    assert not budget.reserve()
+
+
+def test_a_doubt_counts_as_one_task_and_is_not_said_to_be_spent():
+    """At the price of the day: what is seen to be dearer was dearer."""
+    budget = Budget(100.0, 10.0)
+
+    assert budget.reserve()
+    budget.settle(None, charged=False, in_doubt=True)
+    assert (budget.spent, budget.committed) == (0.0, 10.0)
+    assert budget.reserve()
+    budget.settle(80.0, charged=True)
+    assert (budget.spent, budget.committed) == (80.0, 160.0)
     assert not budget.reserve()
 
 

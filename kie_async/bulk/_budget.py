@@ -21,17 +21,22 @@ def expected_price(resolution: str | None) -> float:
 
 @define
 class Budget:
-    """Counts credits; a price seen higher than published is the price from then on."""
+    """Counts credits; a price seen higher than published is the price from then on.
+
+    ``spent`` is what tasks are known to have cost.  ``doubts`` are creates that may have
+    been paid for: each counts against the limit as one task.
+    """
 
     limit: float | None
     price: float
     spent: float = 0.0
     reserved: int = 0
+    doubts: int = 0
 
     @property
     def committed(self) -> float:
-        """Credits spent, and those that tasks under way will cost."""
-        return self.spent + self.reserved * self.price
+        """Credits spent, those that tasks under way will cost, and those of doubts."""
+        return self.spent + (self.reserved + self.doubts) * self.price
 
     def reserve(self) -> bool:
         """Set the price of one task aside; False if it does not fit."""
@@ -40,10 +45,12 @@ class Budget:
         self.reserved += 1
         return True
 
-    def settle(self, credits: float | None, *, charged: bool) -> None:
+    def settle(self, credits: float | None, *, charged: bool, in_doubt: bool = False) -> None:
         """Replace what was set aside by what it cost; an unknown price is the expected."""
         self.reserved -= 1
-        if charged:
+        if in_doubt:
+            self.doubts += 1
+        elif charged:
             self.spent += self.price if credits is None else credits
         if credits is not None:
             self.price = max(self.price, credits)

@@ -76,8 +76,9 @@ class Progress:
     """Where a run stands; a live view reads it.
 
     ``running`` tasks are created and not ended; ``waiting_for_turn`` are items that want
-    to be created.  ``done`` and the others count earlier runs of the journal too.  Once it
-    is ``stopping``, nothing more is created, and what is under way is finished.
+    to be created.  ``done`` and the others count earlier runs of the journal too.
+    ``credits_spent`` is what this run's tasks have cost; creates in doubt are not in it.
+    Once it is ``stopping``, nothing more is created, and what is under way is finished.
     """
 
     total: int = 0
@@ -126,6 +127,7 @@ class Job:
     credits: float | None = None
     creating: bool = False
     claimed: bool = False
+    in_doubt: bool = False
 
     def claim(self) -> bool:
         """Say that the journal has this item's task now; True if this job goes on with it."""
@@ -173,6 +175,7 @@ class Job:
             await tools.journal.record_done(item.source_id, task, polls=order.polls)
         except CreateInDoubtError as error:
             tools.progress.in_doubt += 1
+            self.in_doubt = True
             return self._outcome(OutcomeStatus.IN_DOUBT, error)
         except TaskFailedError as error:
             await self._record_failed(error)
@@ -189,6 +192,7 @@ class Job:
             self.tools.stop(error)
         if self.paid:  # its task goes on; the same journal collects it later
             return self._outcome(OutcomeStatus.FAILED, error)
+        self.in_doubt = error.maybe_charged  # its doubt could not even be kept
         if stops_the_run(error) or error.retryable:
             return self._outcome(OutcomeStatus.NOT_SENT, error)
         self.tools.progress.failed += 1

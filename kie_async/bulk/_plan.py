@@ -20,7 +20,8 @@ class Plan:
 
     ``new_callback`` makes each attempt's callback URL with its reference, so that a doubt
     can be settled with proof; ``receiver`` hears the callbacks, and ``linger`` is how long
-    a finished run waits for those of its doubts.  ``save`` saves a task's files,
+    a finished run waits for those of its doubts.  A doubt counts against ``max_credits``,
+    as one that was paid.  ``save`` saves a task's files,
     ``saving`` at once.
     """
 

@@ -266,10 +266,12 @@ class BulkRun:
             return False
         if self._budget.reserve():
             return True
+        doubts = self._budget.doubts
+        counted = f" ({doubts} in doubt count as paid)" if doubts else ""
         self._take_no_more(
             SpendLimitError(
-                f"the cap of {self._plan.max_credits:g} credits is reached: nothing more was "
-                "created - raise the cap and run the same again"
+                f"the cap of {self._plan.max_credits:g} credits is reached{counted}: nothing "
+                "more was created - raise the cap and run the same again"
             )
         )
         return False
@@ -327,7 +329,7 @@ class BulkRun:
     def _ended(self, job: Job) -> None:
         self._jobs.discard(job)
         if job.item.state is ItemState.PLANNED:
-            self._budget.settle(job.credits, charged=job.paid)
+            self._budget.settle(job.credits, charged=job.paid, in_doubt=job.in_doubt)
             self.progress.credits_spent = self._budget.spent
 
 

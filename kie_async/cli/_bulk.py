@@ -80,7 +80,9 @@ grace_option = click.option(
 @in_flight_option
 @task_timeout_option
 @grace_option
-@click.option("--max-credits", type=click.FloatRange(0.0), help="Create nothing beyond this.")
+@click.option(
+    "--max-credits", type=click.FloatRange(0.0), help="Create nothing beyond this; doubts count."
+)
 @click.option("--dry-run", is_flag=True, help="Read the list, tell what it would cost, and end.")
 @click.option("--allow-private", is_flag=True, help="Save from private addresses and http too.")
 @callback_option

@@ -57,7 +57,8 @@ class ManyCalls:
             task_timeout: Seconds to wait for each; later it is collected by a resume.
             callback_url: Each create gets its own reference as the last path part of it,
                 which settles doubts later even if nobody answers there.
-            max_credits: Create nothing more when this would be exceeded.
+            max_credits: Create nothing more when this would be exceeded by this run.  A
+                create in doubt may have been paid for, and counts.
             allow_private: As :meth:`download`.
 
         Raises:
