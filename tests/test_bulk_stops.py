@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,61 @@ async def test_a_bug_ends_the_run_and_reaches_its_caller(tmp_path: Path):
 
     assert counts.sent == len(api.creates) == 5
     assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["iterable", "async iterable"])
+def test_a_source_that_breaks_ends_the_run_with_its_own_error(tmp_path: Path, waits: bool):
+    """While carriers are out: the items that they bring are on record, and no other error comes."""
+
+    def ids() -> Iterator[str]:
+        yield from IDS * 100
+        raise LookupError("the list broke")
+
+    async def slow_ids() -> AsyncIterator[str]:
+        for one in IDS * 20:
+            yield one
+        await asyncio.sleep(3.0)
+        raise LookupError("the list broke")
+
+    @jumping
+    async def story():
+        api = FakeAPI(duration=500.0)
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            run = kie.upscale_many(slow_ids() if waits else ids(), journal=journal, in_flight=10)
+            with pytest.raises(LookupError, match="the list broke"):
+                await outcomes_of(run)
+            counts = await journal.counts()
+        assert counts.sent == len(api.creates) <= 10
+        assert counts.sending == 0
+        assert len(asyncio.all_tasks()) == 1
+
+    story()
+
+
+@pytest.mark.parametrize("method", ["plan", "page", "iterate"])
+def test_a_bug_of_the_journal_reaches_the_caller(tmp_path: Path, method: str):
+    """In the first page or a later one, with carriers out."""
+
+    @jumping
+    async def story():
+        api, calls = FakeAPI(duration=5.0), 0
+        many = [f"source-{n}" for n in range(1200)]
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            real = getattr(journal, method)
+
+            def breaks(*args: Any, **more: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls > 1 or method == "iterate":
+                    raise ZeroDivisionError("a bug")
+                return real(*args, **more)
+
+            setattr(journal, method, breaks)
+            with pytest.raises(ZeroDivisionError):
+                await outcomes_of(kie.upscale_many(many, journal=journal, in_flight=10))
+        assert len(asyncio.all_tasks()) == 1
+
+    story()
 
 
 @jumping

@@ -58,6 +58,7 @@ class BulkRun:
         )
         self._results: deque[Outcome | None] = deque()  # the carriers bound it
         self._news = asyncio.Event()
+        self._cut_off: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._given_up = False
         self._cursor = 0
@@ -183,14 +184,18 @@ class BulkRun:
             progress.failed, progress.in_doubt = counts.failed, counts.in_doubt
             async with asyncio.TaskGroup() as group:
                 self._carriers.start(group)
-                with self._claiming(group) as claims:
-                    await self._load()
-                    await self._carriers.fewer_than(1)
-                    await claims.linger(self._idle, self._plan.linger)
+                try:
+                    with self._claiming(group) as claims:
+                        await self._load()
+                        await self._carriers.fewer_than(1)
+                        await claims.linger(self._idle, self._plan.linger)
+                finally:
+                    self._carriers.end()  # a group that comes down takes nobody any more
         except BaseExceptionGroup as failures:
+            if self._cut_off:  # creates under way bring their ids: the journal is still open
+                await asyncio.wait(self._cut_off, timeout=GRACE)
             raise _single(failures) from None
         finally:
-            self._carriers.end()
             self._tell(None)
 
     def _claiming(self, group: asyncio.TaskGroup) -> Claims:
@@ -321,6 +326,10 @@ class BulkRun:
         """Count an item out that has no outcome; at a bug begin nothing more."""
         if self._given is None:
             job.abandon(LEFT)
+        order = job.order
+        if order is not None and order.in_flight and order.section is not None:
+            self._cut_off.add(order.section)
+            order.section.add_done_callback(self._cut_off.discard)
         if isinstance(end, asyncio.CancelledError):
             self._carriers.take()  # not sent, or to be collected later: the journal has it
         else:
