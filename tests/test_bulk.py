@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -635,3 +636,68 @@ def test_bulk_refuses_to_resend_doubts_by_itself():
                 kie.upscale_many(["a"])
 
     story()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_collected_and_slow_to_save_has_one_outcome(fails, tmp_path):
+    """It is done and without files when the run looks for such; it saves it already."""
+
+    @jumping
+    async def story():
+        api, saved = FakeAPI(duration=50.0), []
+        ids = [f"source-{n}" for n in range(600)]
+
+        async def save(task, item):
+            await asyncio.sleep(1.0)
+            saved.append(item.source_id)
+            if fails:
+                raise DownloadError("the host is down")
+            return (Path("x"),)
+
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            late = kie.upscale_many(ids, journal=journal, task_timeout=5.0, in_flight=700)
+            await outcomes_of(late)
+            assert (await journal.counts()).sent == 600
+            run = kie.upscale_many([], journal=journal)
+            object.__setattr__(run._plan, "save", save)
+            seen = [outcome.source_id async for outcome in run]
+
+        assert sorted(seen) == sorted(ids)
+        assert sorted(saved) == sorted(ids)
+
+    story()
+
+
+@jumping
+async def test_a_doubt_that_is_claimed_while_the_run_begins_has_one_outcome(tmp_path):
+    """Its callback comes when the paid ones are read: it is settled, and among them then."""
+    api = FakeAPI(duration=30.0)
+    api.lost = lambda n: KieConnectionError("reset")
+
+    class Bell:
+        def connect(self, ring):
+            self.ring = ring
+            return lambda: None
+
+    bell = Bell()
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        first = kie.upscale_many(["source-a"], journal=journal, callback_url="https://h/cb")
+        await outcomes_of(first)
+        api.on_poll = lambda n, r: _echo(api, r)
+        reference = (await journal.attempts("source-a"))[0].ref
+        real = journal.iterate
+
+        async def iterate(state, **more):
+            if state is ItemState.SENT:
+                bell.ring(SimpleNamespace(task_id="0" * 32, reference=reference))
+                await asyncio.sleep(5.0)
+            async for item in real(state, **more):
+                yield item
+
+        journal.iterate = iterate
+        run = kie.upscale_many([], journal=journal)
+        object.__setattr__(run._plan, "receiver", bell)
+        seen = [(outcome.source_id, outcome.status) async for outcome in run]
+
+    assert seen == [("source-a", OutcomeStatus.DONE)]
+    assert run.progress.in_doubt == 0

@@ -62,6 +62,7 @@ class BulkRun:
         self._stopped = False
         self._given_up = False
         self._cursor = 0
+        self._collected: set[int] = set()  # of earlier runs' tasks; by `seq`, and never many
         self._outcomes = self._iterate()
 
     def __aiter__(self) -> Self:
@@ -205,7 +206,8 @@ class BulkRun:
             if any(job.claim() for job in self._jobs if job.item.source_id == item.source_id):
                 return  # its create is still under way, or its task is waited for already
             self.progress.in_doubt -= 1
-            self._collect(group, item)
+            if self._first_time(item):
+                self._collect(group, item)
 
         return Claims(
             self._plan.receiver,
@@ -247,12 +249,25 @@ class BulkRun:
             self.stop(error)
 
     async def _hand_on_paid(self) -> None:
-        """First collect what earlier runs have paid for."""
+        """First collect what earlier runs have paid for, each once.
+
+        What still runs comes first: it is waited for, and of the others each costs a poll.
+        So some of it is done, and has no files yet, when those are read.
+        """
         async for item in self._journal.iterate(ItemState.SENT):
-            await self._carriers.hand_on((item,))
+            if self._first_time(item):
+                await self._carriers.hand_on((item,))
         if self._plan.save is not None:
             async for item in self._journal.iterate(ItemState.DONE, without_files=True):
-                await self._carriers.hand_on((item,))
+                if item.seq not in self._collected:
+                    await self._carriers.hand_on((item,))
+
+    def _first_time(self, item: Item) -> bool:
+        """True if nobody in this run has been given this item's task to collect."""
+        if item.seq in self._collected:
+            return False
+        self._collected.add(item.seq)
+        return True
 
     async def _hand_on_planned(self) -> None:
         """Pass planned rows on in their order, each once in a run."""
