@@ -266,6 +266,42 @@ async def test_a_turn_that_meets_a_cancelled_waiter_is_given_back():
     assert (others(), alarms()) == (set(), 0)
 
 
+@pytest.mark.parametrize("turns", range(5))
+@pytest.mark.parametrize("limiter", [Unlimited, OnlyAcquire])
+def test_one_who_joins_while_the_only_waiter_leaves_is_looked_for(limiter: type, turns: int):
+    """The turn came for the leaver, who has given up and is not gone yet: it wakes nobody."""
+
+    @jumping
+    async def story() -> None:
+        tasks = Tasks(a=0.0)
+        looking = poller(tasks, limiter())
+        loop = asyncio.get_running_loop()
+        leaver = asyncio.create_task(wait(looking, "a", created_at=0.0))
+        joined: list[asyncio.Task[Task]] = []
+
+        def meet() -> None:
+            joined.append(asyncio.create_task(wait(looking, "a", created_at=0.0)))
+            leaver.cancel()
+
+        def after(number: int) -> None:
+            if number:
+                loop.call_soon(after, number - 1)
+            else:
+                meet()
+
+        came = 2.0 if limiter is Unlimited else 2.5  # when the turn comes
+        await asyncio.sleep(0)
+        loop.call_at(came - 1e-10, after, turns)
+        async with asyncio.timeout(60.0):
+            await asyncio.wait([leaver])
+            assert (await joined[0]).succeeded
+
+        await asyncio.sleep(0)
+        assert (others(), alarms()) == (set(), 0)
+
+    story()
+
+
 @pytest.mark.parametrize("when", [1.0, 2.05])
 @jumping
 async def test_the_last_waiter_takes_everything_with_him(when: float):

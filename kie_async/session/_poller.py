@@ -239,6 +239,8 @@ class Poller:
         looker = None if watch is None else watch.next_looker()
         if watch is None or looker is None:  # those it was meant for have given up
             turn.give_back()
+            if watch is not None:  # and have not left yet: another may join before they do
+                self._look_again(watch)
             return
         if self._hooks:
             waited = self._loop.time() - since
