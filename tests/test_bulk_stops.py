@@ -163,6 +163,35 @@ async def test_a_bug_ends_the_run_and_reaches_its_caller(tmp_path: Path):
     assert len(asyncio.all_tasks()) == 1
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_consumer_that_is_cancelled_again_leaves_nothing_running(
+    tmp_path: Path, pause: float, times: int
+):
+    """As a second Ctrl-C does: the second one cuts the grace of the creates short."""
+
+    @jumping
+    async def story():
+        api = FakeAPI(duration=500.0, latency=5.0)
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            run = kie.upscale_many(IDS[:5], journal=journal)
+            before = asyncio.all_tasks()
+            task = asyncio.ensure_future(outcomes_of(run))
+            await asyncio.sleep(3.0)
+            for _ in range(times):
+                task.cancel()
+                await asyncio.sleep(pause)
+            await asyncio.wait([task])
+            await asyncio.sleep(10.0)  # the creates under way have brought their ids
+            assert asyncio.all_tasks() == before
+            polls = len(api.polls)
+            await asyncio.sleep(600.0)
+            assert len(api.polls) == polls
+            assert (await journal.counts()).sent == len(api.creates) == 5
+
+    story()
+
+
 @pytest.mark.parametrize("waits", [False, True], ids=["iterable", "async iterable"])
 def test_a_source_that_breaks_ends_the_run_with_its_own_error(tmp_path: Path, waits: bool):
     """While carriers are out: the items that they bring are on record, and no other error comes."""

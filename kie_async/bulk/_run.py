@@ -128,14 +128,20 @@ class BulkRun:
                 await driver
             finally:
                 if not driver.done():
-                    await self.give_up_waiting()
-                    driver.cancel()
-                    await asyncio.wait([driver])
+                    await self._leave(driver)
                 for left in self._results:
                     if left is not None:
                         self._untaken(left)
         if self.progress.stopped_by is not None:
             raise self.progress.stopped_by
+
+    async def _leave(self, driver: asyncio.Task[None]) -> None:
+        """End the driver, and with it all that it began; a second cancellation hurries it."""
+        try:
+            await self.give_up_waiting()
+        finally:
+            driver.cancel()
+            await asyncio.wait([driver])
 
     def _untaken(self, outcome: Outcome) -> None:
         """Nobody takes this outcome any more: a journal of the run's own goes with it."""
