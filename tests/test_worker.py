@@ -386,6 +386,28 @@ async def test_one_who_leaves_the_loop_leaves_nothing_behind(server: Postgres):
 
 
 @pytest.mark.asyncio
+async def test_one_who_is_cancelled_twice_leaves_nothing_running(server: Postgres):
+    """The second time while creates under way have their grace."""
+    async with cluster(server, 5, rate=None) as c:
+        await c.submit()
+        c.emulator.inject(Rule(route="createTask", action="delay", delay=3.0, when="after"))
+        before = asyncio.all_tasks()
+        async with c.journal() as journal, c.session() as kie:
+            taking = asyncio.ensure_future(collected(kie.work(journal)))
+            await c.made(5)
+            taking.cancel()
+            await asyncio.sleep(0.1)
+            taking.cancel()
+            await asyncio.wait([taking])
+            left = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}
+            assert not {name for name in left if name.startswith(("Worker", "Queue"))}
+        async with c.journal() as journal, c.session() as kie:
+            c.emulator.clear_rules()
+            await collected(kie.work(journal))
+        await c.check(doubts=5)
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("action", "error"), [(401, AuthenticationError), (402, InsufficientCreditsError)]
 )

@@ -25,6 +25,8 @@ __all__ = ["Plan", "Worker"]
 
 GRACE = 28.0
 """Seconds for creates under way when the work is left."""
+LEAVING = 10.0
+"""Seconds for the database to be told that items were given back, when the work is left."""
 RESULTS = 1000
 """Outcomes that wait for a slow consumer; with so many, nothing further is taken."""
 SOON = 1.0
@@ -137,10 +139,27 @@ class Worker:
             await serving
         finally:
             if not serving.done():
-                self._left = True
-                await self.give_up_waiting()
-                serving.cancel()
-                await asyncio.wait([serving])
+                await self._leave(serving)
+
+    async def _leave(self, serving: asyncio.Task[None]) -> None:
+        """End all that runs; a second cancellation hurries it."""
+        self._left = True
+        clock = asyncio.get_running_loop().time
+        try:
+            await self.give_up_waiting()
+        finally:
+            for job in self._jobs:
+                if job.task is not None:
+                    job.task.cancel()
+            # With them the engine ends by itself.  Cancelled at once it would leave them to
+            # themselves, and without the connections that they still need.
+            until = clock() + LEAVING
+            while not serving.done() and clock() < until:
+                while not self._results.empty():  # they may wait for room here
+                    self._results.get_nowait()
+                await asyncio.wait([serving], timeout=0.1)
+            serving.cancel()
+            await asyncio.wait([serving])
 
     async def _serve(self) -> None:
         try:
@@ -210,13 +229,13 @@ class Worker:
         self._jobs.add(job)
         running = asyncio.get_running_loop().create_task(self._ended(job))
         job.task = running
+        running.add_done_callback(lambda _: self._jobs.discard(job))
         try:
             await asyncio.wait([running])
         finally:
             if not running.done():  # the engine wants its job back
                 running.cancel()
                 await asyncio.wait([running])
-            self._jobs.discard(job)
         if running.cancelled():
             raise Later(SOON)
         error = running.exception()
