@@ -12,10 +12,11 @@ import pytest
 
 from kie_async import OutcomeStatus
 from kie_async.bulk import BulkRun, _run
+from kie_async.errors import KieConnectionError
 from kie_async.instrumentation import Event, TurnTaken
 from kie_async.journal import ItemState
 from tests.clock import jumping
-from tests.fakes import FakeAPI, session_on
+from tests.fakes import FakeAPI, envelope, session_on
 from tests.test_bulk import IDS, journal_at, outcomes_of, paid
 
 TURNS = range(25)
@@ -101,6 +102,114 @@ def test_given_up_at_any_turn_of_a_resume(tmp_path: Path, turns: int):
 
 async def give_up(run: BulkRun) -> None:
     await run.give_up_waiting()
+
+
+class AtTheRecord:
+    """A journal that tells when *method* begins, or has returned."""
+
+    def __init__(self, journal: Any, method: str, told: Callable[[], None], *, after: bool) -> None:
+        self._journal, self._method, self._told, self._after = journal, method, told, after
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._journal, name)
+        if name != self._method:
+            return found
+
+        async def wrapped(*args: Any, **more: Any) -> Any:
+            if not self._after:
+                self._told()
+            answer = await found(*args, **more)
+            if self._after:
+                self._told()
+            return answer
+
+        return wrapped
+
+
+ANSWERS = {
+    "record_in_doubt": (KieConnectionError("reset"), OutcomeStatus.IN_DOUBT),
+    "record_rejected": (envelope(422, "bad input"), OutcomeStatus.FAILED),
+}
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("method", ANSWERS)
+@pytest.mark.parametrize("how", ["stop", "give_up_waiting"])
+def test_an_answer_that_comes_with_the_stop_is_an_outcome(
+    tmp_path: Path, how: str, method: str, turns: int
+):
+    """The journal has it, so the consumer must have it, too: nobody tells him later."""
+
+    @jumping
+    async def story():
+        answer, status = ANSWERS[method]
+        api = FakeAPI(duration=5.0)
+        api.on_create = lambda n, r: answer
+        acts: list[asyncio.Future[Any]] = []
+
+        def act() -> None:
+            if how == "stop":
+                run.stop()
+            else:
+                acts.append(asyncio.ensure_future(run.give_up_waiting()))
+
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            watched = AtTheRecord(journal, method, lambda: after_turns(turns, act), after=True)
+            run = kie.upscale_many(["source-a"], journal=watched)
+            assert await outcomes_of(run) == {"source-a": status}
+            counts = await journal.counts()
+        assert (run.progress.in_doubt, run.progress.failed) == (counts.in_doubt, counts.failed)
+
+    story()
+
+
+@pytest.mark.parametrize("turns", [*range(12), 20, 40])
+def test_an_end_that_is_being_recorded_when_the_waits_are_given_up_is_an_outcome(
+    tmp_path: Path, turns: int
+):
+    """What is done on record and was told to nobody, no later run tells."""
+
+    @jumping
+    async def story():
+        api, acts = FakeAPI(duration=5.0), []
+
+        def act() -> None:
+            if not acts:
+                acts.append(asyncio.ensure_future(run.give_up_waiting()))
+
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            watched = AtTheRecord(
+                journal, "record_done", lambda: after_turns(turns, act), after=False
+            )
+            run = kie.upscale_many(IDS[:5], journal=watched)
+            found = await outcomes_of(run)
+            counts = await journal.counts()
+        assert len(found) == counts.done == run.progress.done
+        assert counts.done + counts.sent == 5
+
+    story()
+
+
+@pytest.mark.parametrize("refusal", [envelope(429, "too high"), envelope(455, "maintenance")])
+@pytest.mark.parametrize("stop_at", [0.02, 0.2, 3.0])
+def test_a_create_that_is_refused_for_the_moment_is_not_sent_again_after_a_stop(
+    tmp_path: Path, stop_at: float, refusal: Any
+):
+    """It was under way when the run was stopped, or waits for its next turn: it stays planned."""
+
+    @jumping
+    async def story():
+        api = FakeAPI(latency=0.1)
+        api.on_create = lambda n, r: refusal
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            run = kie.upscale_many(IDS[:5], journal=journal)
+            asyncio.get_running_loop().call_at(stop_at, run.stop)
+            assert await outcomes_of(run) == {}
+            counts = await journal.counts()
+        assert len(api.creates) == 5
+        assert (counts.planned, counts.sending, counts.in_doubt) == (5, 0, 0)
+
+    story()
 
 
 @jumping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kie_async.bulk._audit import Audit, audit, note_balance
 from kie_async.bulk._budget import UPSCALE_PRICES, Budget, expected_price
 from kie_async.bulk._items import BulkItem, Source, planned_batches
-from kie_async.bulk._job import Caller, Job, Progress, Save, Tools
+from kie_async.bulk._job import Caller, Job, Progress, Save, Tools, give_up
 from kie_async.bulk._plan import Plan
 from kie_async.bulk._reconcile import Finding, reconcile
 from kie_async.bulk._record import NewCallback
@@ -28,6 +28,7 @@ __all__ = [
     "Tools",
     "audit",
     "expected_price",
+    "give_up",
     "note_balance",
     "planned_batches",
     "reconcile",

@@ -24,7 +24,7 @@ from kie_async.journal import Item, ItemState, JournalStore
 from kie_async.models import Outcome, OutcomeStatus, Task
 from kie_async.protocol import lacks_result
 
-__all__ = ["Caller", "Job", "Progress", "Save", "Tools", "tell_untaken"]
+__all__ = ["Caller", "Job", "Progress", "Save", "Tools", "give_up", "tell_untaken"]
 
 LONGEST_PAUSE = 60.0
 """Seconds between attempts to reach an API that cannot be reached, at most."""
@@ -128,6 +128,7 @@ class Job:
     creating: bool = False
     claimed: bool = False
     in_doubt: bool = False
+    recording: bool = False
 
     def claim(self) -> bool:
         """Say that the journal has this item's task now; True if this job goes on with it."""
@@ -135,16 +136,30 @@ class Job:
         return self.creating or (self.order is not None and self.order.task_id is not None)
 
     @property
-    def cancelled(self) -> bool:
-        """True if it was cancelled, even if too late for it: its asyncio task is of no more use."""
-        return self.task is not None and self.task.cancelling() > 0
-
-    @property
     def paid(self) -> bool:
         """True once a create is under way or was accepted."""
-        if self.item.state is not ItemState.PLANNED:
+        if self.claimed or self.item.state is not ItemState.PLANNED:
             return True
         return self.order is not None and (self.order.in_flight or self.order.task_id is not None)
+
+    def stop(self) -> None:
+        """Cancel it if it has sent nothing.  What is answered is heard first: it may be an end.
+
+        Else a doubt whose answer came in this turn of the loop would be no outcome; and one
+        that was refused for the moment would be sent again later.
+        """
+        section = self.order.section if self.order is not None else None
+        if self.task is None:
+            return  # it has ended, and its carrier may be on the next one
+        if section is not None:
+            section.add_done_callback(lambda _: self.stop())
+        elif not self.paid:
+            self.task.cancel()
+
+    def give_up(self) -> None:
+        """Cancel it, unless its end is being recorded: that is its outcome, and comes at once."""
+        if self.task is not None and not self.recording:
+            self.task.cancel()
 
     def abandon(self, reason: str) -> None:
         """Let the hooks have its task's id, now or when it comes: nothing else keeps it."""
@@ -172,6 +187,7 @@ class Job:
             finally:
                 tools.progress.running -= 1
             self.credits = task.credits_consumed
+            self.recording = True
             await tools.journal.record_done(item.source_id, task, polls=order.polls)
         except CreateInDoubtError as error:
             tools.progress.in_doubt += 1
@@ -254,6 +270,7 @@ class Job:
 
     async def _record_failed(self, error: TaskFailedError) -> None:
         self.credits = 0.0  # failed tasks are documented as free
+        self.recording = True
         await self.tools.journal.record_failed(
             self.item.source_id,
             reason="task failed",
@@ -296,6 +313,16 @@ class Job:
         return Outcome(
             source_id=self.item.source_id, status=status, error=error, task=task, files=files
         )
+
+
+async def give_up(jobs: set[Job], grace: float) -> None:
+    """End all jobs; creates under way get *grace* seconds to bring their ids."""
+    orders = [job.order for job in jobs if job.order is not None]
+    sections = [order.section for order in orders if order.section is not None]
+    if sections:
+        await asyncio.wait(sections, timeout=grace)
+    for job in list(jobs):
+        job.give_up()
 
 
 def tell_untaken(outcome: Outcome, tell: Tell, reason: str) -> None:

@@ -17,7 +17,7 @@ from kie_async.bulk._budget import Budget, expected_price
 from kie_async.bulk._carriers import Carriers
 from kie_async.bulk._claims import Claims
 from kie_async.bulk._items import planned_batches
-from kie_async.bulk._job import Caller, Job, Progress, Tools, tell_untaken
+from kie_async.bulk._job import Caller, Job, Progress, Tools, give_up, tell_untaken
 from kie_async.bulk._own import own_journal
 from kie_async.bulk._plan import Plan
 from kie_async.errors import KieError, SpendLimitError
@@ -82,8 +82,7 @@ class BulkRun:
         self._take_no_more(error)
         self._stopped = True
         for job in self._jobs:
-            if job.task is not None and not job.paid:
-                job.task.cancel()
+            job.stop()
 
     def _take_no_more(self, error: KieError | None) -> None:
         """Start no further item; those already started go on."""
@@ -99,16 +98,7 @@ class BulkRun:
         """
         self._given_up = True
         self.stop()
-        sections = [
-            job.order.section
-            for job in self._jobs
-            if job.order is not None and job.order.in_flight and job.order.section is not None
-        ]
-        if sections:
-            await asyncio.wait(sections, timeout=grace)
-        for job in self._jobs:
-            if job.task is not None:
-                job.task.cancel()
+        await give_up(self._jobs, grace)
 
     # -- the flow ---------------------------------------------------------------------
 
@@ -326,7 +316,8 @@ class BulkRun:
                 if saving or not holds_room:
                     break
                 self._tell(outcome)
-                item = self._carriers.next() if not job.cancelled else None
+                # One that was cancelled, even if too late for its item, is of no more use.
+                item = None if carrier is None or carrier.cancelling() else self._carriers.next()
         finally:
             if holds_room:
                 self._carriers.leave()
@@ -358,6 +349,7 @@ class BulkRun:
 
     def _ended(self, job: Job) -> None:
         self._jobs.discard(job)
+        job.task = None
         if job.item.state is ItemState.PLANNED:
             self._budget.settle(job.credits, charged=job.paid, in_doubt=job.in_doubt)
             self.progress.credits_spent = self._budget.spent

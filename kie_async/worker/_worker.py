@@ -13,7 +13,7 @@ from typing import Self
 
 from attrs import frozen
 
-from kie_async.bulk import Caller, Job, NewCallback, Progress, Save, Tools
+from kie_async.bulk import Caller, Job, NewCallback, Progress, Save, Tools, give_up
 from kie_async.errors import KieError, UsageError
 from kie_async.instrumentation import logger
 from kie_async.journal import Item, ItemState
@@ -102,8 +102,7 @@ class Worker:
         self.progress.stopping = True
         self._ending.set()
         for job in self._jobs:
-            if job.task is not None and not job.paid:
-                job.task.cancel()
+            job.stop()
 
     async def give_up_waiting(self, grace: float = GRACE) -> None:
         """End the waits too: other workers, or a later one, collect the tasks.
@@ -111,16 +110,7 @@ class Worker:
         Creates under way get *grace* seconds to bring their ids.
         """
         self.stop()
-        sections = [
-            job.order.section
-            for job in self._jobs
-            if job.order is not None and job.order.in_flight and job.order.section is not None
-        ]
-        if sections:
-            await asyncio.wait(sections, timeout=grace)
-        for job in self._jobs:
-            if job.task is not None:
-                job.task.cancel()
+        await give_up(self._jobs, grace)
 
     # -- the flow ---------------------------------------------------------------------
 
