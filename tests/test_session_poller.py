@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -180,6 +181,47 @@ async def test_a_bug_in_a_limiter_reaches_every_waiter(limiter: object):
     ends = await asyncio.gather(*(wait(looking, name) for name in "ab"), return_exceptions=True)
 
     assert [type(end) for end in ends] == [ZeroDivisionError, ZeroDivisionError]
+
+
+class TwoArguments(Exception):
+    """An exception that `copy.copy` cannot make again."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port}")
+
+
+class Misleading(Exception):
+    """One whose copy is no exception at all."""
+
+    def __copy__(self) -> str:
+        return "a copy"
+
+
+class BreaksAtOnce(Unlimited):
+    """A limiter whose quick way raises what it is given."""
+
+    def __init__(self, bug: Exception) -> None:
+        self.bug = bug
+
+    def try_acquire(self) -> Turn | None:
+        raise self.bug
+
+
+@pytest.mark.parametrize("kind", [OnlyAcquire, BreaksAtOnce])
+@pytest.mark.parametrize("bug", [TwoArguments("redis", 6379), Misleading("x"), StopIteration(1)])
+def test_a_bug_that_cannot_be_copied_reaches_every_waiter_too(kind: Any, bug: Exception):
+    """Each waiter gets one of his own where that is possible, and the same one where it is not."""
+
+    @jumping
+    async def story() -> None:
+        looking = poller(Tasks(a=0.0, b=0.0), kind(bug))
+        async with asyncio.timeout(10.0):
+            waits = (wait(looking, name) for name in "aab")
+            ends = await asyncio.gather(*waits, return_exceptions=True)
+        expected = RuntimeError if isinstance(bug, StopIteration) else type(bug)
+        assert [type(end) for end in ends] == [expected] * 3
+
+    story()
 
 
 class BreaksLater(Unlimited):

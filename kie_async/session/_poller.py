@@ -364,8 +364,22 @@ class Poller:
 
     def _fatal(self, watch: Watch, error: Exception) -> None:
         for waiter in watch.waiters():
-            waiter.fail(copy.copy(error))  # each its own: a traceback grows on what is raised
+            waiter.fail(_copied(error))
         self._forget(watch)
+
+
+def _copied(error: Exception) -> Exception:
+    """Return one for each waiter, since a traceback grows on what is raised.
+
+    A class of somebody else may not be made for that, and no future takes StopIteration.
+    """
+    if isinstance(error, StopIteration):
+        return RuntimeError(f"a limiter raised {error!r}")
+    try:
+        copied = copy.copy(error)
+    except Exception:  # noqa: BLE001 - a shared one is better than a waiter who hangs
+        return error
+    return copied if type(copied) is type(error) else error
 
 
 def _no_turn() -> Turn | None:
