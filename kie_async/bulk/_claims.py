@@ -56,6 +56,7 @@ class Claims:
         self._disconnect: Callable[[], None] | None = None
         self._changed = asyncio.Event()
         self._asking = 0
+        self._left = False
 
     def __enter__(self) -> Self:
         """Begin to listen, if there is a receiver."""
@@ -103,17 +104,27 @@ class Claims:
             self._changed.set()
 
     async def linger(self, idle: Callable[[], bool], seconds: float) -> None:
-        """Wait until no doubt is left, or for *seconds* after everything else has ended."""
+        """Wait until no doubt is left, or for *seconds* after everything else has ended.
+
+        What a claim brings is waited for, too, and the seconds begin anew behind it.
+        """
         if self._receiver is None:
             return
-        try:
-            async with asyncio.timeout(seconds):
-                while (await self._journal.counts()).in_doubt or self._asking or not idle():
-                    self._changed.clear()
-                    try:
-                        async with asyncio.timeout(1.0):
-                            await self._changed.wait()
-                    except TimeoutError:
-                        pass
-        except TimeoutError:
-            pass
+        time = asyncio.get_running_loop().time
+        until = time() + seconds
+        while True:
+            if self._asking or not idle():
+                until = time() + seconds  # the journal counts all rows: not asked meanwhile
+            elif self._left or time() >= until or not (await self._journal.counts()).in_doubt:
+                return
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def leave(self) -> None:
+        """Let nobody linger: the run is given up."""
+        self._left = True
+        self._changed.set()

@@ -59,6 +59,7 @@ class BulkRun:
         self._results: deque[Outcome | None] = deque()  # the carriers bound it
         self._news = asyncio.Event()
         self._cut_off: set[asyncio.Task[None]] = set()
+        self._claims: Claims | None = None
         self._stopped = False
         self._given_up = False
         self._cursor = 0
@@ -98,6 +99,8 @@ class BulkRun:
         """
         self._given_up = True
         self.stop()
+        if self._claims is not None:
+            self._claims.leave()
         await give_up(self._jobs, grace)
 
     # -- the flow ---------------------------------------------------------------------
@@ -182,10 +185,10 @@ class BulkRun:
             async with asyncio.TaskGroup() as group:
                 self._carriers.start(group)
                 try:
-                    with self._claiming(group) as claims:
+                    with self._claiming(group) as self._claims:
                         await self._load()
                         await self._carriers.fewer_than(1)
-                        await claims.linger(self._idle, self._plan.linger)
+                        await self._claims.linger(self._idle, self._plan.linger)
                 finally:
                     self._carriers.end()  # a group that comes down takes nobody any more
         except BaseExceptionGroup as failures:
