@@ -8,8 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from kie_async import OutcomeStatus
 from kie_async.bulk import BulkRun, Plan
 from kie_async.errors import KieConnectionError
@@ -72,7 +70,7 @@ async def test_a_run_listens_for_as_long_after_its_last_item_as_was_asked(tmp_pa
         found = await ending
 
     assert set(found.values()) == {OutcomeStatus.DONE, OutcomeStatus.IN_DOUBT}
-    assert now() == pytest.approx(300.0 + LINGER, abs=15.0)
+    assert 300.0 + LINGER <= now() < 300.0 + LINGER + 60.0  # the end is noticed a little later
     assert bell.listening == []
 
 
@@ -105,7 +103,7 @@ async def test_a_run_that_is_given_up_does_not_linger(tmp_path: Path):
         await run.give_up_waiting()
         await ending
 
-    assert now() < 321.0
+    assert now() <= 321.5  # it looks once in a second
 
 
 @jumping

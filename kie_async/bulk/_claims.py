@@ -113,11 +113,11 @@ class Claims:
         time = asyncio.get_running_loop().time
         until = time() + seconds
         while True:
+            self._changed.clear()
             if self._asking or not idle():
                 until = time() + seconds  # the journal counts all rows: not asked meanwhile
             elif self._left or time() >= until or not (await self._journal.counts()).in_doubt:
                 return
-            self._changed.clear()
             try:
                 async with asyncio.timeout(1.0):
                     await self._changed.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, Iterable
 
 from attrs import define, field, frozen
 
@@ -10,7 +10,7 @@ from kie_async.errors import UsageError
 from kie_async.grok_imagine import UPSCALE, upscale_input
 from kie_async.journal import PlannedItem
 
-__all__ = ["BulkItem", "Source", "planned_batches"]
+__all__ = ["Batch", "BulkItem", "Source", "listed"]
 
 
 @frozen(kw_only=True)
@@ -25,30 +25,8 @@ class BulkItem:
 Source = Iterable["str | BulkItem"] | AsyncIterable["str | BulkItem"]
 
 
-async def planned_batches(
-    source: Source, resolution: str | None, size: int
-) -> AsyncIterator[list[PlannedItem]]:
-    """Yield the items in batches of *size*, checked.
-
-    Raises:
-        UsageError: An id or a resolution cannot work; its position is in the message.
-    """
-    batch = _Batch(resolution, size)
-    if isinstance(source, AsyncIterable):
-        async for entry in source:
-            if batch.add(entry):
-                for items in batch.taken():
-                    yield items
-    else:  # apart: what passes through an async generator costs as much as its check
-        for entry in _listed(source):
-            if batch.add(entry):
-                for items in batch.taken():
-                    yield items
-    for items in batch.taken():
-        yield items
-
-
-def _listed(source: object) -> Iterable[str | BulkItem]:
+def listed(source: object) -> Iterable[str | BulkItem]:
+    """Return *source* as what can be gone through; raises UsageError for what is none."""
     if isinstance(source, str | bytes):
         raise UsageError("task_ids must be an iterable of ids, not one text")
     if not isinstance(source, Iterable):
@@ -57,7 +35,7 @@ def _listed(source: object) -> Iterable[str | BulkItem]:
 
 
 @define
-class _Batch:
+class Batch:
     """Items that are planned together."""
 
     resolution: str | None
@@ -66,8 +44,13 @@ class _Batch:
     position: int = 0
     problem: str | None = None
 
+    @property
+    def whole(self) -> bool:
+        """True if it takes no more: it is full, or the last entry cannot work."""
+        return self.problem is not None or len(self.items) >= self.size
+
     def add(self, entry: str | BulkItem) -> bool:
-        """Put an entry in; True if the batch is to be taken: it is full, or this cannot work."""
+        """Put an entry in; True if the batch is whole now."""
         self.position += 1
         try:
             if isinstance(entry, BulkItem):
@@ -81,13 +64,12 @@ class _Batch:
         self.items.append(item)
         return len(self.items) >= self.size
 
-    def taken(self) -> Iterator[list[PlannedItem]]:
-        """Yield the items, if there are any, and begin anew; raise for one that cannot work."""
-        if self.items:
-            items, self.items = self.items, []
-            yield items
-        if self.problem is not None:
+    def take(self) -> list[PlannedItem]:
+        """Return the items, and begin anew; behind them raise for one that cannot work."""
+        items, self.items = self.items, []
+        if not items and self.problem is not None:
             raise UsageError(self.problem)
+        return items
 
     def _planned(self, entry: BulkItem) -> PlannedItem:
         return PlannedItem(

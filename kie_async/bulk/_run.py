@@ -16,8 +16,8 @@ from typing import Self
 from kie_async.bulk._budget import Budget, expected_price
 from kie_async.bulk._carriers import Carriers
 from kie_async.bulk._claims import Claims
-from kie_async.bulk._items import planned_batches
 from kie_async.bulk._job import Caller, Job, Progress, Tools, give_up, tell_untaken
+from kie_async.bulk._loading import Loader
 from kie_async.bulk._own import own_journal
 from kie_async.bulk._plan import Plan
 from kie_async.errors import KieError, SpendLimitError
@@ -28,8 +28,6 @@ __all__ = ["BulkRun"]
 
 LEFT = "its bulk run ended before, and had no journal of yours"
 
-BATCH = 1000
-"""Items that are planned or read at once: a commit is dear, memory is not."""
 GRACE = 28.0
 """Seconds for creates under way when a run is left."""
 RESULTS = 1000
@@ -62,8 +60,7 @@ class BulkRun:
         self._claims: Claims | None = None
         self._stopped = False
         self._given_up = False
-        self._cursor = 0
-        self._collected: set[int] = set()  # of earlier runs' tasks; by `seq`, and never many
+        self._loader: Loader | None = None
         self._outcomes = self._iterate()
 
     def __aiter__(self) -> Self:
@@ -79,7 +76,10 @@ class BulkRun:
         await self._outcomes.aclose()
 
     def stop(self, error: KieError | None = None) -> None:
-        """Create nothing more; what is under way is finished.  Safe to call again."""
+        """Create nothing more; what is under way is finished.  Safe to call again.
+
+        No more is read of the source, but of one with a length: its rest is planned.
+        """
         self._take_no_more(error)
         self._stopped = True
         for job in self._jobs:
@@ -90,10 +90,12 @@ class BulkRun:
         if error is not None and self.progress.stopped_by is None:
             self.progress.stopped_by = error
         self.progress.stopping = True
+        if self._loader is not None:
+            self._loader.stop(given_up=self._given_up)
         self._carriers.keep(lambda item: not (self._given_up or item.state is ItemState.PLANNED))
 
     async def give_up_waiting(self, grace: float = GRACE) -> None:
-        """End the waits too; the tasks go on, and a later run collects them.
+        """End the waits and the reading too; the tasks go on, and a later run collects them.
 
         Creates under way get *grace* seconds to bring their ids.
         """
@@ -182,11 +184,12 @@ class BulkRun:
             progress = self.progress
             progress.total, progress.done = counts.total, counts.done
             progress.failed, progress.in_doubt = counts.failed, counts.in_doubt
+            loader = self._loader = Loader(self._plan, self._journal, self._carriers, progress)
             async with asyncio.TaskGroup() as group:
                 self._carriers.start(group)
                 try:
-                    with self._claiming(group) as self._claims:
-                        await self._load()
+                    with self._claiming(group, loader) as self._claims:
+                        await self._load(loader)
                         await self._carriers.fewer_than(1)
                         await self._claims.linger(self._idle, self._plan.linger)
                 finally:
@@ -198,14 +201,14 @@ class BulkRun:
         finally:
             self._tell(None)
 
-    def _claiming(self, group: asyncio.TaskGroup) -> Claims:
+    def _claiming(self, group: asyncio.TaskGroup, loader: Loader) -> Claims:
         """Listen for callbacks of creates in doubt; a claimed task is waited for here."""
 
         def collect(item: Item) -> None:
             if any(job.claim() for job in self._jobs if job.item.source_id == item.source_id):
                 return  # its create is still under way, or its task is waited for already
             self.progress.in_doubt -= 1
-            if self._first_time(item):
+            if loader.first_time(item):
                 self._collect(group, item)
 
         return Claims(
@@ -234,48 +237,12 @@ class BulkRun:
         self._carriers.add()
         group.create_task(self._carry(item, holds_room=False))
 
-    async def _load(self) -> None:
-        """Write what is new into the journal, and hand on what is to do."""
+    async def _load(self, loader: Loader) -> None:
+        """Load; what the journal or an item refuses is a stop in good order."""
         try:
-            await self._hand_on_paid()
-            batches = planned_batches(self._plan.source, self._plan.resolution, BATCH)
-            async for batch in batches:
-                self.progress.total += len(await self._journal.plan(batch))
-                await self._hand_on_planned()
-            self.progress.loaded = True
-            await self._hand_on_planned()
-        except KieError as error:  # an item that cannot work, a full disk: a stop in good order
+            await loader.load()
+        except KieError as error:
             self.stop(error)
-
-    async def _hand_on_paid(self) -> None:
-        """First collect what earlier runs have paid for, each once.
-
-        What still runs comes first: it is waited for, and of the others each costs a poll.
-        So some of it is done, and has no files yet, when those are read.
-        """
-        async for item in self._journal.iterate(ItemState.SENT):
-            if self._first_time(item):
-                await self._carriers.hand_on((item,))
-        if self._plan.save is not None:
-            async for item in self._journal.iterate(ItemState.DONE, without_files=True):
-                if item.seq not in self._collected:
-                    await self._carriers.hand_on((item,))
-
-    def _first_time(self, item: Item) -> bool:
-        """True if nobody in this run has been given this item's task to collect."""
-        if item.seq in self._collected:
-            return False
-        self._collected.add(item.seq)
-        return True
-
-    async def _hand_on_planned(self) -> None:
-        """Pass planned rows on in their order, each once in a run."""
-        while not self.progress.stopping:
-            page = await self._journal.page(ItemState.PLANNED, after=self._cursor, limit=BATCH)
-            if not page:
-                return
-            self._cursor = page[-1].seq
-            await self._carriers.hand_on(page)
 
     def _may_begin(self, item: Item) -> bool:
         """Ask for an item's place in the budget, if it is to be created."""

@@ -45,7 +45,11 @@ class ManyCalls:
 
         Args:
             task_ids: Ids or :class:`~kie_async.bulk.BulkItem`, from an iterable or an
-                async iterable; read lazily, duplicates are one task.
+                async iterable; read lazily, duplicates are one task.  What an async one
+                brings is begun within a second, so it may be a queue that waits.  A run
+                that ends early reads no further, and closes an async iterable: pass the
+                same again to resume.  Only of what has a length the rest is planned after
+                a stop, and the journal goes on without it (``task_ids=()``).
             journal: An open :class:`~kie_async.journal.Journal`; the same one resumes the
                 run after any crash.  Without one, a temporary journal serves this run: if
                 it is left early, ids of paid tasks go to the hooks (``TaskOrphaned``) and
