@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -18,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async.bulk import BulkItem, Progress
+from kie_async.cli._bulk_end import _code, summary_lines
 from kie_async.cli._bulk_input import ItemList, parse
 from kie_async.cli._bulk_view import Ticker, bar, duration, eta, live_lines, plain_line
 from kie_async.cli._journal import STATES
+from kie_async.cli._journals import Where
 from kie_async.cli._output import Output
 from kie_async.cli._rates import Rate
 from kie_async.emulator import Rule
@@ -246,6 +249,34 @@ def test_a_stop_tells_how_to_go_on(kie, fault, code, advice):
     assert resumed.returncode == 0
     assert set(kie.emulator.books.paid.values()) == {1}
     assert len(kie.emulator.books.paid) == 30
+
+
+def test_a_stopped_run_has_the_whole_list_and_goes_on_without_it(kie):
+    """As `kie bulk --help` shows it: its journal alone is enough."""
+    ids = "".join(f"source-{n}\n" for n in range(2500))
+    (kie.folder / "ids.txt").write_text(ids)
+    kie.emulator.inject(route="createTask", action="envelope", code=402, msg="no credits")
+
+    stopped = kie("bulk", "ids.txt", "--journal", "run.db", *FAST)
+    listed = kie.states()
+    (kie.folder / "run.db").unlink()
+    kie("bulk", "-", "--journal", "run.db", *FAST, stdin=ids)
+
+    assert stopped.returncode == 8
+    assert listed == {"planned": 2500}
+    assert kie.states()["planned"] < 2500  # nobody knows the end of a pipe
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_list_that_was_not_read_to_its_end_is_not_done(loaded):
+    """Whatever was read of it is: the same again goes on, and the exit code says so."""
+    progress = Progress(total=10, done=10, loaded=loaded)
+    where = Where(Path("run.db"))
+
+    told = summary_lines(where, progress, None, None, 1.0, "kie bulk -", saving=True)
+
+    assert _code(progress, None) == (0 if loaded else 8)
+    assert ("  Next: kie bulk -" in told) is not loaded
 
 
 def test_the_cap_on_credits_stops_the_run(kie):

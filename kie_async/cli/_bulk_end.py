@@ -60,7 +60,7 @@ def _code(progress: Progress, error: KieError | None) -> Exit:
         return Exit.IN_DOUBT
     if progress.failed:
         return Exit.FAILED
-    if progress.left:
+    if progress.left or not progress.loaded:
         return Exit.STOPPED
     return Exit.OTHER if progress.failed_downloads else Exit.OK
 
@@ -102,7 +102,7 @@ def _steps(
     lines = []
     if error is not None:
         lines.append(f"Stopped: {clean(error)}")
-    if progress.left or error is not None:
+    if progress.left or error is not None or not progress.loaded:
         lines.append("The same again goes on, and repeats nothing")
         lines.append(f"  Next: {again}")
     if progress.failed_downloads:

@@ -17,7 +17,7 @@ from kie_async.cli._escape import clean
 from kie_async.errors import UsageError
 from kie_async.grok_imagine import upscale_input
 
-__all__ = ["ItemList", "parse"]
+__all__ = ["CountedItems", "ItemList", "parse"]
 
 COLUMNS = ("source_id", "task_id", "id")
 """Columns that are taken for the id if none is named, in this order."""
@@ -57,6 +57,25 @@ class ItemList:
                 if form == "auto":
                     form = SUFFIXES.get(Path(name).suffix.lower(), "lines")
                 yield from parse(stream, name, form, self._column, self._resolution)
+
+
+class CountedItems:
+    """Items whose number is known: a run that is stopped plans the rest of such a list.
+
+    So ``kie bulk --journal RUN.DB`` goes on with all of it.
+    """
+
+    def __init__(self, items: ItemList, count: int) -> None:
+        self._items = items
+        self._count = count
+
+    def __len__(self) -> int:
+        """Return how many they were when they were counted."""
+        return self._count
+
+    def __iter__(self) -> Iterator[BulkItem]:
+        """Go through the items."""
+        return iter(self._items)
 
 
 @contextmanager

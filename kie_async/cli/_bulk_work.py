@@ -11,7 +11,7 @@ from attrs import frozen
 
 from kie_async.bulk import Audit, BulkRun, audit, expected_price, note_balance
 from kie_async.cli._bulk_end import tell_end
-from kie_async.cli._bulk_input import ItemList
+from kie_async.cli._bulk_input import CountedItems, ItemList
 from kie_async.cli._bulk_view import Ticker, duration
 from kie_async.cli._escape import clean
 from kie_async.cli._journals import Where
@@ -115,8 +115,9 @@ def _file(where: Where) -> Path:
 
 
 def _started(wanted: Wanted, kie: KieSession, journal: Journal) -> BulkRun:
+    counted = wanted.count is not None
     return kie.upscale_many(
-        wanted.items,
+        CountedItems(wanted.items, wanted.count or 0) if counted else wanted.items,
         journal=journal,
         resolution=wanted.resolution,
         directory=wanted.out,
