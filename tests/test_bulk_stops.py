@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kie_async import OutcomeStatus
+from kie_async import OutcomeStatus, UsageError
 from kie_async.bulk import BulkRun, _run
 from kie_async.errors import KieConnectionError
 from kie_async.instrumentation import Event, TurnTaken
@@ -375,3 +376,112 @@ async def test_what_the_consumer_sets_is_not_seen_by_the_items(
             trace.set(outcome.source_id)
 
     assert set(seen) == {"begun"}
+
+
+@pytest.mark.parametrize("left", ["break", "error", "return"])
+def test_a_block_that_is_left_ends_the_run(tmp_path: Path, left: str):
+    """However it is left: nothing more is paid for, and nothing of the run stays."""
+
+    async def first_of(run: BulkRun) -> None:
+        async with run as entered:
+            assert entered is run
+            async for _ in run:
+                if left == "return":
+                    return
+                if left == "error":
+                    raise LookupError
+                break
+
+    @jumping
+    async def story() -> None:
+        api = FakeAPI(duration=5.0)
+        many = [f"source-{n}" for n in range(2000)]
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            with pytest.raises(LookupError) if left == "error" else nullcontext():
+                await first_of(kie.upscale_many(many, journal=journal))
+            created = len(api.creates)
+            await asyncio.sleep(1000.0)
+            assert len(api.creates) == created
+            assert len(asyncio.all_tasks()) == 1
+            assert (await journal.counts()).sending == 0
+
+    story()
+
+
+@jumping
+async def test_a_block_around_all_of_it_changes_nothing(tmp_path: Path):
+    """Nor does one around a run that is never begun."""
+    api = FakeAPI(duration=5.0)
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        async with kie.upscale_many(IDS, journal=journal):
+            pass
+        assert api.creates == []
+        async with kie.upscale_many(IDS, journal=journal) as run:
+            found = await outcomes_of(run)
+
+    assert len(found) == 50
+
+
+@jumping
+async def test_a_time_out_around_an_outcome_ends_the_run_and_says_so(tmp_path: Path):
+    """It looks like a look in between, and like the end of the list then: it is neither."""
+    api = FakeAPI(duration=50.0)
+
+    async with journal_at(tmp_path) as journal, session_on(api) as kie:
+        run = kie.upscale_many(IDS[:5], journal=journal)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10.0):
+                await anext(run)
+        with pytest.raises(UsageError, match="before its list"):
+            await anext(run)
+        found = await outcomes_of(kie.upscale_many(IDS[:5], journal=journal))
+
+    assert set(found.values()) == {OutcomeStatus.DONE}
+    assert len(api.creates) == 5
+
+
+@jumping
+async def test_who_looks_in_between_keeps_the_task(tmp_path: Path):
+    """As the documentation of `__anext__` says."""
+    api, looks, found = FakeAPI(duration=50.0), 0, 0
+
+    async with (
+        journal_at(tmp_path) as journal,
+        session_on(api) as kie,
+        kie.upscale_many(IDS[:5], journal=journal) as run,
+    ):
+        task = asyncio.ensure_future(anext(run))
+        while True:
+            await asyncio.wait([task], timeout=10.0)
+            looks += 1
+            if not task.done():
+                continue
+            if isinstance(task.exception(), StopAsyncIteration):
+                break
+            found += 1
+            task = asyncio.ensure_future(anext(run))
+
+    assert found == 5
+    assert looks > 5
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 5.0])
+def test_a_run_is_closed_while_another_task_iterates(tmp_path: Path, seconds: float):
+    """That one gets the end; what was created is collected later."""
+
+    @jumping
+    async def story() -> None:
+        api = FakeAPI(duration=500.0)
+        async with journal_at(tmp_path) as journal, session_on(api) as kie:
+            run = kie.upscale_many(IDS[:5], journal=journal)
+            taking = asyncio.ensure_future(outcomes_of(run))
+            await asyncio.sleep(seconds)
+            await run.aclose()
+            assert await taking == {}
+            counts = await journal.counts()
+            assert counts.sent == len(api.creates)
+            assert counts.sending == counts.in_doubt == 0
+        assert len(asyncio.all_tasks()) == 1
+
+    story()

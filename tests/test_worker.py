@@ -367,14 +367,14 @@ async def test_waits_that_are_given_up_are_collected_by_another(server: Postgres
 
 @pytest.mark.asyncio
 async def test_one_who_leaves_the_loop_leaves_nothing_behind(server: Postgres):
-    """``break`` and ``aclose`` end the work in good order."""
+    """``break`` within ``async with`` ends the work in good order."""
     async with cluster(server, 20, rate=None) as c:
         await c.submit()
         before = asyncio.all_tasks()
         async with (
             c.journal() as journal,
             c.session() as kie,
-            contextlib.aclosing(kie.work(journal)) as work,
+            kie.work(journal) as work,
         ):
             async for _ in work:
                 break

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from types import TracebackType
 from typing import Self
 
 from kie_async.bulk._budget import Budget, expected_price
@@ -20,7 +21,7 @@ from kie_async.bulk._job import Caller, Job, Progress, Tools, give_up, tell_unta
 from kie_async.bulk._loading import Loader
 from kie_async.bulk._own import own_journal
 from kie_async.bulk._plan import Plan
-from kie_async.errors import KieError, SpendLimitError
+from kie_async.errors import KieError, SpendLimitError, UsageError
 from kie_async.journal import Item, ItemState, JournalStore
 from kie_async.models import Outcome
 
@@ -37,6 +38,15 @@ many, and all room in flight taken, nothing new is begun until he has taken some
 
 class BulkRun:
     """An async iterator of outcomes, made by ``KieSession.upscale_many``.
+
+        async with kie.upscale_many(ids, journal=journal) as run:
+            async for outcome in run:
+                ...
+
+    However the block is left, the run ends in good order: creates under way bring their
+    ids, and nothing more is paid for.  Without the block a bare ``break`` ends nothing:
+    the run goes on, and pays, until a thousand outcomes wait to be taken, or
+    :meth:`aclose` or the end of the session ends it.
 
     When something stops the run (no key, no credits, a full disk, its own cap), tasks
     under way are finished, their outcomes come, and then the error is raised.  What was
@@ -61,6 +71,9 @@ class BulkRun:
         self._stopped = False
         self._given_up = False
         self._loader: Loader | None = None
+        self._driver: asyncio.Task[None] | None = None
+        self._taking = False
+        self._cancelled = False
         self._outcomes = self._iterate()
 
     def __aiter__(self) -> Self:
@@ -68,12 +81,54 @@ class BulkRun:
         return self
 
     async def __anext__(self) -> Outcome:
-        """Return the next outcome, in the order in which items end."""
-        return await anext(self._outcomes)
+        """Return the next outcome, in the order in which items end.
+
+        Cancelling this ends the run, as :meth:`aclose` does; so ``asyncio.timeout`` around
+        it is no way to look in between.  To do that, keep one task for ``anext(run)`` and
+        give ``asyncio.wait([task], timeout=…)`` the seconds.
+
+        Raises:
+            KieError: What stopped the run, behind the last outcome.
+            UsageError: It was ended by a cancellation: this is not the end of its list.
+        """
+        if self._cancelled:
+            raise UsageError(
+                "the run has ended before its list: the wait for an outcome was cancelled, as "
+                "by asyncio.timeout - pass the same list and journal again to go on"
+            )
+        self._taking = True
+        try:
+            return await anext(self._outcomes)
+        except asyncio.CancelledError:
+            self._cancelled = True
+            raise
+        finally:
+            self._taking = False
+
+    async def __aenter__(self) -> Self:
+        """Return the run; nothing happens before the first outcome is asked for."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave, as :meth:`aclose` does."""
+        await self.aclose()
 
     async def aclose(self) -> None:
-        """Leave: creates under way bring their ids, waits are given up (resumable)."""
-        await self._outcomes.aclose()
+        """Leave: creates under way bring their ids, waits are given up (resumable).
+
+        If another task iterates, it gets the outcomes that there are, and then the end.
+        """
+        if not self._taking:
+            await self._outcomes.aclose()
+            return
+        await self.give_up_waiting()
+        if self._driver is not None:
+            await asyncio.wait([self._driver])
 
     def stop(self, error: KieError | None = None) -> None:
         """Create nothing more; what is under way is finished.  Safe to call again.
@@ -112,7 +167,7 @@ class BulkRun:
         async with AsyncExitStack() as stack:
             self._journal = await self._opened(stack)
             self._tools = self._tools_with(self._journal)
-            driver = asyncio.get_running_loop().create_task(self._drive())
+            driver = self._driver = asyncio.get_running_loop().create_task(self._drive())
             try:
                 while True:
                     outcome = self._results.popleft() if self._results else await self._result()
@@ -185,6 +240,8 @@ class BulkRun:
             progress.total, progress.done = counts.total, counts.done
             progress.failed, progress.in_doubt = counts.failed, counts.in_doubt
             loader = self._loader = Loader(self._plan, self._journal, self._carriers, progress)
+            if progress.stopping:  # before it began
+                loader.stop(given_up=self._given_up)
             async with asyncio.TaskGroup() as group:
                 self._carriers.start(group)
                 try:

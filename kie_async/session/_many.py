@@ -43,6 +43,9 @@ class ManyCalls:
     ) -> BulkRun:
         """Upscale many, each exactly once; iterate over the outcomes as they come.
 
+        Use it with ``async with``, if the loop over it may be left early: a bare ``break``
+        ends nothing, see :class:`~kie_async.bulk.BulkRun`.
+
         Args:
             task_ids: Ids or :class:`~kie_async.bulk.BulkItem`, from an iterable or an
                 async iterable; read lazily, duplicates are one task.  What an async one

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from types import TracebackType
 from typing import Self
 
 from attrs import frozen
@@ -90,6 +91,19 @@ class Worker:
     async def __anext__(self) -> Outcome:
         """Return the next outcome, in the order in which items end."""
         return await anext(self._outcomes)
+
+    async def __aenter__(self) -> Self:
+        """Return the worker; nothing happens before the first outcome is asked for."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave, as :meth:`aclose` does; a bare ``break`` lets it work on."""
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Leave: creates under way bring their ids, waits go to other workers."""
