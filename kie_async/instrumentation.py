@@ -45,7 +45,10 @@ class Event:
 
 @frozen(kw_only=True)
 class TurnTaken(Event):
-    """A request got its turn from a rate limiter; ``waited`` is in seconds."""
+    """A request got its turn from a rate limiter; ``waited`` is in seconds.
+
+    For a create that is the wait for room under ``max_concurrency``, too.
+    """
 
     lane: str
     waited: float

@@ -181,3 +181,17 @@ async def test_a_journal_of_the_users_keeps_the_ids_itself(tmp_path: Path):
 
     assert counts.sent == 10
     assert orphans(seen) == []
+
+
+@in_virtual_time
+async def test_a_stop_plans_nothing_more_into_a_journal_that_goes_with_the_run():
+    """The rest of the list would be written for nobody."""
+    api = FakeAPI(duration=5.0)
+
+    async with session_on(api) as kie:
+        run = kie.upscale_many([f"source-{n}" for n in range(3500)])
+        asyncio.get_running_loop().call_later(3.0, run.stop)
+        await outcomes_of(run)
+
+    assert not run.progress.loaded
+    assert run.progress.total < 3500

@@ -146,8 +146,12 @@ class BulkRun:
             self.progress.stopped_by = error
         self.progress.stopping = True
         if self._loader is not None:
-            self._loader.stop(given_up=self._given_up)
+            self._stop_loading(self._loader)
         self._carriers.keep(lambda item: not (self._given_up or item.state is ItemState.PLANNED))
+
+    def _stop_loading(self, loader: Loader) -> None:
+        """Read no further; the rest of a list is for a journal that stays."""
+        loader.stop(given_up=self._given_up or self._given is None)
 
     async def give_up_waiting(self, grace: float = GRACE) -> None:
         """End the waits and the reading too; the tasks go on, and a later run collects them.
@@ -241,7 +245,7 @@ class BulkRun:
             progress.failed, progress.in_doubt = counts.failed, counts.in_doubt
             loader = self._loader = Loader(self._plan, self._journal, self._carriers, progress)
             if progress.stopping:  # before it began
-                loader.stop(given_up=self._given_up)
+                self._stop_loading(loader)
             async with asyncio.TaskGroup() as group:
                 self._carriers.start(group)
                 try:
