@@ -28,7 +28,7 @@ from kie_async.limiter import SlidingWindowLimiter, Unlimited
 from kie_async.models import Outcome, OutcomeStatus
 from kie_async.postgres import Place
 from kie_async.retry import CreateRetry
-from kie_async.worker import Later, Plan, Queue, QueuedJournal, Worker, submit
+from kie_async.worker import Later, Plan, Queue, QueuedJournal, Worker, _worker, submit
 from tests.faults.world_t_proxy import FaultProxy
 from tests.postgres_servers import POSTGRES, Postgres, postgres_server
 
@@ -382,6 +382,30 @@ async def test_one_who_leaves_the_loop_leaves_nothing_behind(server: Postgres):
         assert asyncio.all_tasks() <= before
         async with c.journal() as journal, c.session() as kie:
             await collected(kie.work(journal))
+        await c.check()
+
+
+@pytest.mark.asyncio
+async def test_one_who_reads_slowly_and_leaves_is_not_held_up(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+):
+    """Outcomes that found no room are dropped: they are on record, and nobody reads any more."""
+    monkeypatch.setattr(_worker, "RESULTS", 2)
+    monkeypatch.setattr(_worker, "LEAVING", 100.0)
+    async with cluster(server, 12, rate=None, durations=lambda _rng: 0.05) as c:
+        await c.submit()
+        async with c.journal() as journal, c.session() as kie:
+            work = kie.work(journal)
+            async for _ in work:
+                break
+            loop = asyncio.get_running_loop()
+            until = loop.time() + 30.0
+            while (await journal.counts()).done < 12:
+                assert loop.time() < until
+                await asyncio.sleep(0.01)
+            assert work._results.full()
+            async with asyncio.timeout(20.0):
+                await work.aclose()
         await c.check()
 
 
