@@ -220,6 +220,55 @@ async def test_patience_ends(run: str):
 
 
 @pytest.mark.asyncio
+async def test_patience_is_one_for_all_who_ask(run: str):
+    """Questions stand in one line; the last one waits no longer than the first."""
+    with postgres_server() as server:
+        async with PostgresJournal(server.url, run, patience=0.5) as journal:
+            await journal.plan([item()])
+            server.stop()
+            async with asyncio.timeout(3.0):
+                found = await asyncio.gather(
+                    *(journal.get("a") for _ in range(20)), return_exceptions=True
+                )
+            assert all(isinstance(error, JournalError) and error.retryable for error in found)
+            assert len({id(error) for error in found}) == 20
+
+            # Patience begins anew with the next question: the server may just be starting.
+            asking = asyncio.ensure_future(journal.get("a"))
+            await asyncio.sleep(0.2)
+            assert not asking.done()
+            with pytest.raises(JournalError, match="cannot be reached"):
+                await asking
+            await asyncio.to_thread(server.start)
+            assert await state_of(journal) is ItemState.PLANNED
+
+
+@pytest.mark.asyncio
+async def test_a_journal_is_closed_although_many_ask_a_server_that_is_away(run: str):
+    """Who asked is told so at once."""
+    with postgres_server() as server:
+        async with PostgresJournal(server.url, run, patience=100.0) as journal:
+            await journal.plan([item()])
+            server.stop()
+            asking = [asyncio.ensure_future(journal.get("a")) for _ in range(5)]
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(10.0):
+                await journal.close()
+            for found in await asyncio.gather(*asking, return_exceptions=True):
+                assert isinstance(found, JournalError)
+
+            # Opened again it has its patience again.
+            await asyncio.to_thread(server.start)
+            async with journal:
+                server.stop()
+                reading = asyncio.ensure_future(state_of(journal))
+                await asyncio.sleep(0.1)
+                assert not reading.done()
+                await asyncio.to_thread(server.start)
+                assert await reading is ItemState.PLANNED
+
+
+@pytest.mark.asyncio
 async def test_a_cancelled_caller_loses_nothing_while_the_server_is_away(run: str):
     """The paid task's id is written when the server is back, whoever waits for it."""
     with postgres_server() as server:

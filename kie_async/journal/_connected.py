@@ -7,6 +7,7 @@ It knows nothing of items, and not what kind of database it is: `Questions` read
 from __future__ import annotations
 
 import asyncio
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -52,8 +53,12 @@ class Connected(ABC):
         """Close the reader's connection, on its thread."""
 
     @abstractmethod
-    def _ask(self, question: Callable[[Connection], T]) -> T:
-        """Ask *question* on the reader's thread; the database's errors become ours."""
+    def _ask(self, question: Callable[[Connection], T], asked: float) -> T:
+        """Ask *question* on the reader's thread; the database's errors become ours.
+
+        *asked* is when somebody wanted to know, by ``time.monotonic()``: he may have stood
+        in the thread's queue since.
+        """
 
     @abstractmethod
     def _orphans(self, conn: Connection) -> Sequence[Row]:
@@ -144,7 +149,10 @@ class Connected(ABC):
         self._check_open()
         assert self._loop is not None  # noqa: S101 - reason: for the type checker
         return await self._loop.run_in_executor(
-            self._executor, self._ask, lambda conn: question(conn, *args, **kwargs)
+            self._executor,
+            self._ask,
+            lambda conn: question(conn, *args, **kwargs),
+            time.monotonic(),
         )
 
     def _own(self, journal_id: str, lease: int) -> None:

@@ -93,7 +93,7 @@ class Journal(Recording):
         if reader is not None:
             reader.close()
 
-    def _ask(self, question: Callable[[Connection], T]) -> T:
+    def _ask(self, question: Callable[[Connection], T], asked: float) -> T:
         assert self._reader is not None  # noqa: S101 - reason: for the type checker
         try:
             return question(self._reader)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
 
-from kie_async.errors import UsageError
+from kie_async.errors import JournalError, KieError, UsageError
 from kie_async.journal._recording import Recording
 from kie_async.journal._records import HEAD, Row
 from kie_async.journal._sql import Connection
@@ -91,8 +92,11 @@ class PostgresJournal(Recording):
         self._conn: psycopg.Connection[Any] | None = None
         self._commits: Commits | None = None
         self._beat: asyncio.TimerHandle | None = None
+        self._away: tuple[float, KieError] | None = None  # when the reader failed last, and how
+        self._ending = threading.Event()
 
     def _open_here(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._away, self._ending = None, threading.Event()
         began, refused = time.monotonic(), 0
         while True:
             try:
@@ -144,6 +148,7 @@ class PostgresJournal(Recording):
         """Write what is queued, end the lease and let go.  Harmless when repeated."""
         if self._beat is not None:
             self._beat.cancel()
+        self._ending.set()
         if self._commits is not None:
             self._commits.hurry()
         await super().close()
@@ -153,20 +158,36 @@ class PostgresJournal(Recording):
         if conn is not None:
             conn.close()
 
-    def _ask(self, question: Callable[[Connection], T]) -> T:
-        until = time.monotonic() + self._patience
+    def _ask(self, question: Callable[[Connection], T], asked: float) -> T:
         pause = 0.05
-        while True:
+        while not self._is_over(asked):
             try:
                 if self._conn is None or self._conn.closed:
                     self._conn = None
                     self._conn = self.place.connect()
-                return question(Records(self._conn, locking=False))
+                answer = question(Records(self._conn, locking=False))
             except psycopg.Error as exc:
-                if not lost(self._conn, exc) or time.monotonic() >= until:
-                    raise self.place.error(exc) from exc
-            time.sleep(pause)  # on the reader's own thread
+                error, away = self.place.error(exc), lost(self._conn, exc)
+            else:
+                self._away = None
+                return answer
+            self._away = (time.monotonic(), error) if away else None
+            if not away:
+                raise error
+            left = asked + self._patience - time.monotonic()
+            self._ending.wait(max(0.0, min(pause, left)))  # on the reader's own thread
             pause = min(pause * 2, 2.0)
+        assert self._away is not None  # noqa: S101 - reason: for the type checker
+        raise JournalError(self._away[1].message, retryable=True)
+
+    def _is_over(self, asked: float) -> bool:
+        """True if this question has waited long enough for a server that is away.
+
+        It has if another one failed meanwhile: those who queue do not try one by one.
+        """
+        if self._away is None or self._away[0] < asked:
+            return False
+        return self._ending.is_set() or time.monotonic() - asked >= self._patience
 
     def _plan_chunk(
         self, conn: Connection, *, items: Sequence[PlannedItem], now: float
