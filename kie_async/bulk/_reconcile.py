@@ -16,7 +16,7 @@ from typing import Any
 from attrs import frozen
 
 from kie_async.errors import NotFoundError
-from kie_async.journal import Attempt, Item, ItemState, JournalStore
+from kie_async.journal import Attempt, Item, ItemState, JournalStore, Verdict
 from kie_async.models import Task
 from kie_async.protocol import callback_reference
 
@@ -117,8 +117,8 @@ async def _by_payload(
 def _fits(task: Task, item: Item, attempt: Attempt) -> bool:
     if task.model != item.model or task.input is None or dict(task.input) != dict(item.input):
         return False
-    if task.created_at is None or attempt.task_id is not None:
-        return False
+    if task.created_at is None or attempt.verdict not in (Verdict.IN_DOUBT, Verdict.REPORTED):
+        return False  # one that was refused, or not sent, has no task, whatever its time
     return attempt.intent_at - EARLIER <= task.created_at <= attempt.intent_at + LATER
 
 

@@ -1,0 +1,103 @@
+"""What proves that a task is a doubt's: attempts of every verdict, references, times."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from kie_async.bulk import reconcile
+from kie_async.journal import Journal, PlannedItem
+from kie_async.models import Task, TaskState
+
+NOW = 1_790_000_000.0
+ONE, OTHER = "1" * 32, "2" * 32
+
+
+class Clock:
+    """A wall clock that a test sets."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest_asyncio.fixture(name="journal")
+async def _journal(tmp_path: Path, clock: Clock) -> AsyncIterator[Journal]:
+    async with Journal(tmp_path / "run.db", clock=clock) as journal:
+        await journal.plan([PlannedItem(source_id="a", model="m", input={"task_id": "a"})])
+        yield journal
+
+
+def task(task_id: str, created_at: float, reference: str | None = None) -> Task:
+    """A task of the only item's input, as ``recordInfo`` shows it."""
+    param: dict[str, object] = {"input": {"task_id": "a"}}
+    if reference is not None:
+        param["callBackUrl"] = f"https://h.test/cb/{reference}"
+    return Task(
+        task_id=task_id,
+        model="m",
+        state=TaskState.SUCCESS,
+        created_at=created_at,
+        raw={"param": param},
+    )
+
+
+def looks(*tasks: Task) -> Callable[[str], Awaitable[Task]]:
+    known = {one.task_id: one for one in tasks}
+
+    async def look(task_id: str) -> Task:
+        return known[task_id]
+
+    return look
+
+
+async def refused_then_doubted(journal: Journal, clock: Clock, between: float) -> None:
+    attempt = await journal.begin_sending("a")
+    await journal.record_rejected("a", attempt, final=False, reason="RateLimitError")
+    clock.now += between
+    attempt = await journal.begin_sending("a")
+    await journal.record_in_doubt("a", attempt, reason="reset")
+
+
+@pytest.mark.asyncio
+async def test_an_attempt_that_was_refused_has_no_task(journal: Journal, clock: Clock):
+    """A task of its time, with this input, is somebody else's."""
+    await refused_then_doubted(journal, clock, 600.0)
+
+    found = [f async for f in reconcile(journal, looks(task(ONE, NOW)), [ONE])]
+
+    assert [f.verdict for f in found] == ["unrelated"]
+    assert (await journal.counts()).in_doubt == 1
+
+
+@pytest.mark.asyncio
+async def test_an_attempt_that_was_refused_makes_no_doubt_of_a_proof(
+    journal: Journal, clock: Clock
+):
+    """Only one attempt of this time can have brought the task."""
+    await refused_then_doubted(journal, clock, 10.0)
+
+    found = [f async for f in reconcile(journal, looks(task(ONE, clock.now + 1)), [ONE])]
+
+    assert [f.verdict for f in found] == ["settled"]
+    assert [made.task_id for made in await journal.attempts("a")] == [None, ONE]
+
+
+@pytest.mark.asyncio
+async def test_a_failure_that_was_reported_may_have_a_task(journal: Journal, clock: Clock):
+    """It named none, and may have made one all the same."""
+    attempt = await journal.begin_sending("a")
+    await journal.record_reported("a", attempt, again=False, body_code=500)
+
+    found = [f async for f in reconcile(journal, looks(task(ONE, NOW + 1)), [ONE])]
+
+    assert [f.verdict for f in found] == ["settled"]
