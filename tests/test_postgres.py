@@ -317,6 +317,58 @@ async def test_one_that_is_stopped_in_the_middle_of_a_record_holds_nobody_up(
         assert [made.ref for made in await other.attempts("a")] == ["other"]
 
 
+@pytest.mark.asyncio
+async def test_a_row_that_somebody_else_holds_stops_no_other_record(
+    server: Postgres, run: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Somebody's psql: signs of life go on, and its own record says who is in the way."""
+    monkeypatch.setattr(_connect, "HELD", 0.2)
+    async with (
+        PostgresJournal(server.url, run, lease=3.0) as journal,
+        PostgresJournal(server.url, run, lease=3.0) as other,
+    ):
+        names = [str(number) for number in range(5)]
+        await journal.plan([item(name) for name in (*names, "free")])
+        paid = await journal.begin_sending("free")
+        with server.connect() as conn, conn.transaction():
+            conn.execute(f"SELECT * FROM kie_{run}.items WHERE source_id <> 'free' FOR UPDATE")
+            async with asyncio.timeout(10.0):
+                *held, kept = await asyncio.gather(
+                    *(journal.begin_sending(name) for name in names),
+                    journal.record_created("free", paid, "t1"),
+                    return_exceptions=True,
+                )
+            assert kept is True
+            for error in held:
+                assert isinstance(error, JournalError)
+                assert error.retryable
+                assert "another program holds" in error.message
+            assert await other.doubt_the_dead() == 0
+
+        assert await journal.begin_sending("0") == 1
+
+
+@pytest.mark.asyncio
+async def test_those_who_plan_wait_for_each_other_for_longer(
+    server: Postgres, run: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Thousands of rows take their time, and a long list is planned by several at once."""
+    monkeypatch.setattr(_connect, "HELD", 0.1)
+    async with PostgresJournal(server.url, run) as journal:
+        with server.connect() as conn:
+            with conn.transaction():
+                conn.execute(f"LOCK TABLE kie_{run}.ids IN SHARE ROW EXCLUSIVE MODE")
+                planning = asyncio.ensure_future(journal.plan([item()]))
+                await asyncio.sleep(0.5)
+                assert not planning.done()
+            assert await planning == ["a"]
+
+            with conn.transaction():  # behind it everything is as before
+                conn.execute(f"SELECT * FROM kie_{run}.items FOR UPDATE")
+                with pytest.raises(JournalError, match="another program holds"):
+                    await journal.begin_sending("a")
+
+
 # -- several processes ---------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ import psycopg
 
 from kie_async.errors import JournalError, KieError
 from kie_async.journal._writer import Write
-from kie_async.postgres._connect import AWAY, Place, lost
+from kie_async.postgres._connect import AWAY, HASTY, Place, lost, wait_for_locks
 from kie_async.postgres._sql import Records
 
 __all__ = ["Commits"]
@@ -58,10 +58,13 @@ class Commits:
 
     def commit(self, batch: Sequence[Write]) -> Sequence[Any]:
         """Write a batch in one transaction; return each one's result or error."""
+        return self._committed(batch)
+
+    def _committed(self, batch: Sequence[Write], *, hasty: bool = False) -> Sequence[Any]:
         pause = 0.05
         while True:
             try:
-                answers = self._settled(batch)
+                answers = self._settled(batch, hasty)
             except Exception as exc:  # noqa: BLE001 - reason: a caller waits for each answer
                 if not lost(self._conn, exc):
                     return self._refused(batch, exc)
@@ -74,7 +77,7 @@ class Commits:
                     self._away_since = None
                 return answers
 
-    def _settled(self, batch: Sequence[Write]) -> list[Any]:
+    def _settled(self, batch: Sequence[Write], hasty: bool) -> list[Any]:
         if self._conn is None or self._conn.closed:
             self._conn = None
             self._conn = self._place.connect()
@@ -83,10 +86,14 @@ class Commits:
                 return self._told
             self._backend = self._conn.info.backend_pid
         self._number = None
-        return self._transaction(self._conn, batch)
+        return self._transaction(self._conn, batch, hasty)
 
-    def _transaction(self, conn: psycopg.Connection[Any], batch: Sequence[Write]) -> list[Any]:
+    def _transaction(
+        self, conn: psycopg.Connection[Any], batch: Sequence[Write], hasty: bool
+    ) -> list[Any]:
         conn.execute("BEGIN")
+        if hasty:
+            wait_for_locks(conn, HASTY)
         records = Records(conn, locking=True)
         answers = [_answer(write, records) for write in batch]
         found = conn.execute("SELECT pg_current_xact_id_if_assigned()::text").fetchone()
@@ -145,7 +152,9 @@ class Commits:
         )
         if len(batch) == 1 and not again:
             return [self._place.error(exc)]
-        return [self.commit([write])[0] for write in batch]
+        # A whole list may be held: the others of the batch have waited together with the first.
+        hasty = isinstance(exc, psycopg.errors.LockNotAvailable)
+        return [self._committed([write], hasty=hasty)[0] for write in batch]
 
     def _roll_back(self) -> None:
         if self._conn is not None and not self._conn.closed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -10,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kie_async.errors import JournalError, KieError, StorageFullError, UsageError
 
-__all__ = ["AWAY", "Place", "lost"]
+__all__ = ["AWAY", "HASTY", "Place", "in_line", "lost", "wait_for_locks"]
 
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
 """What a server raises that is away, going away, or coming up."""
@@ -29,6 +31,16 @@ _SETTINGS: dict[str, Any] = {
 IDLE = 5.0
 """Seconds in which a record is written once it has begun.  One whose process was stopped in
 the middle would hold up everybody else: the server ends it, and it is written again."""
+
+HELD = 10.0
+"""Seconds to wait for a row that another program holds: somebody's psql.  All records of this
+process wait behind it, its signs of life too.  Longer than `IDLE`, by which ours let go."""
+
+HASTY = 0.25
+"""The same for records that have waited so long already beside another one."""
+
+IN_LINE = 120.0
+"""Seconds to wait where many of ours queue with work of seconds: planning a long list."""
 
 ABSENT = 5.0
 """Seconds in which a server that restarts may not even answer.  One that is not there at
@@ -82,8 +94,9 @@ class Place:
             )
             conn.execute(
                 "SELECT set_config('idle_in_transaction_session_timeout', %s, false)",
-                (f"{round(IDLE * 1000)}ms",),
+                (_ms(IDLE),),
             )
+            conn.execute("SELECT set_config('lock_timeout', %s, false)", (_ms(HELD),))
             found = conn.execute("SHOW synchronous_commit").fetchone()
             if found == ("off",):  # a record that has returned must survive a crash
                 conn.execute("SET synchronous_commit TO on")
@@ -115,9 +128,31 @@ class Place:
         said = " ".join(str(exc).split())
         if exc.sqlstate in _FULL:
             return StorageFullError(f"{self.name}: no room to write ({said}); free some, go on")
+        if isinstance(exc, psycopg.errors.LockNotAvailable):  # to psycopg it is one of `AWAY`
+            return JournalError(
+                f"{self.name}: another program holds what this needs ({said})", retryable=True
+            )
         if isinstance(exc, AWAY):
             return JournalError(f"{self.name} cannot be reached: {said}", retryable=True)
         return JournalError(f"{self.name}: {said}")
+
+
+def wait_for_locks(conn: psycopg.Connection[Any], seconds: float) -> None:
+    """Wait so long for each lock, until the end of the transaction."""
+    conn.execute("SELECT set_config('lock_timeout', %s, true)", (_ms(seconds),))
+
+
+@contextlib.contextmanager
+def in_line(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """Wait longer for the locks in here: many of ours queue for them, with work of seconds."""
+    before = conn.execute("SELECT current_setting('lock_timeout')").fetchone()
+    wait_for_locks(conn, IN_LINE)
+    yield
+    conn.execute("SELECT set_config('lock_timeout', %s, true)", before)
+
+
+def _ms(seconds: float) -> str:
+    return f"{round(seconds * 1000)}ms"
 
 
 def lost(conn: psycopg.Connection[Any] | None, exc: Exception) -> bool:

@@ -17,7 +17,7 @@ from kie_async.journal._sql import Connection
 from kie_async.journal._values import PlannedItem
 from kie_async.journal._writer import Writer
 from kie_async.postgres._commits import Commits
-from kie_async.postgres._connect import Place, lost
+from kie_async.postgres._connect import Place, in_line, lost
 from kie_async.postgres._schema import check_run, enter, prepare
 from kie_async.postgres._sql import Records
 
@@ -193,7 +193,8 @@ class PostgresJournal(Recording):
         self, conn: Connection, *, items: Sequence[PlannedItem], now: float
     ) -> list[str]:
         # Rows are numbered in their order: those who plan at the same time queue here.
-        conn.execute("LOCK TABLE ids IN SHARE ROW EXCLUSIVE MODE")
+        with in_line(self._own_connection(conn)):
+            conn.execute("LOCK TABLE ids IN SHARE ROW EXCLUSIVE MODE")
         return super()._plan_chunk(conn, items=items, now=now)
 
     def _orphans(self, conn: Connection) -> Sequence[Row]:

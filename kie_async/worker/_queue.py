@@ -21,7 +21,7 @@ from procrastinate import jobs, schema
 from procrastinate.exceptions import ConnectorException
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
 
-from kie_async.postgres import Place
+from kie_async.postgres import Place, in_line
 from kie_async.worker._connector import PatientConnector
 
 __all__ = ["Later", "Queue"]
@@ -148,7 +148,8 @@ class Queue:
 
         For doubts that were settled, and for whatever an engine may lose.
         """
-        conn.execute("SELECT pg_advisory_xact_lock(%s)", (0x4B494544,))
+        with in_line(conn):  # each of us goes over all items in there
+            conn.execute("SELECT pg_advisory_xact_lock(%s)", (0x4B494544,))
         lost = [row[0] for row in conn.execute(_OPEN, (since, without_files))]
         self.defer(conn, lost)
         return len(lost)
