@@ -14,6 +14,7 @@ import platform
 import re
 import sys
 import uuid
+import weakref
 from pathlib import Path
 
 from attrs import frozen
@@ -71,15 +72,16 @@ class Lease:
             fd = os.open(self.path, flags, 0o600)
         except OSError as exc:
             raise JournalError(f"{self.path}: the lock cannot be made: {exc.strerror}") from exc
+        self._fd = fd
+        _taken.add(self)
         try:
             _lock(fd)
         except OSError:
             holder = _read(fd, _HOLDER_AT + 400)[_HOLDER_AT:].decode("utf-8", "replace").strip()
-            os.close(fd)
+            self.release()
             raise JournalLockedError(
                 f"another run holds this journal: {holder or 'unknown process'} ({self.path})"
             ) from None
-        self._fd = fd
 
     def name_holder(self, owner: Owner, since: str) -> None:
         """Write for people who holds the lock; never read to decide anything."""
@@ -104,6 +106,22 @@ class Lease:
         if self._fd is None:
             raise JournalError("the journal's lock is not held")
         return self._fd
+
+
+_taken: weakref.WeakSet[Lease] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked child: the lock would stay for as long as its copy of the file is open.
+
+    To close it there takes nothing from the parent.
+    """
+    for lease in list(_taken):
+        lease.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def lock_path(journal: Path) -> Path:
