@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from kie_async.journal import Journal, _journal
 
 FORKS = """
 import asyncio, os, sys
@@ -54,3 +59,40 @@ def test_a_forked_child_does_not_keep_the_journal_locked(tmp_path: Path):
     )
 
     assert done.stdout == "while it was open: 7\nopened again\n", done.stderr
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("cancels", [1, 2, 3])
+async def test_an_opening_that_is_cancelled_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancels: int
+):
+    """However often: the lock is given back, and no thread stays."""
+    going, go_on = threading.Event(), threading.Event()
+    open_writer = _journal.open_writer
+
+    def slow(*where: Any, **how: Any) -> Any:
+        going.set()
+        go_on.wait(30.0)
+        return open_writer(*where, **how)
+
+    monkeypatch.setattr(_journal, "open_writer", slow)
+    before, threads = asyncio.all_tasks(), set(threading.enumerate())
+    opening = asyncio.ensure_future(Journal.open(tmp_path / "run.db"))
+    await asyncio.to_thread(going.wait, 30.0)
+    for _ in range(cancels):
+        opening.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert opening.done() == (cancels > 1)  # the first one waits for the thread
+    go_on.set()
+    async with asyncio.timeout(30.0):
+        while rest := asyncio.all_tasks() - before:
+            await asyncio.wait(rest)
+
+    assert opening.cancelled()
+    for thread in set(threading.enumerate()) - threads:
+        if thread.name.startswith("kie-journal"):
+            await asyncio.to_thread(thread.join, 30.0)  # it was told to end, and does
+            assert not thread.is_alive()
+    async with Journal(tmp_path / "run.db") as journal:
+        assert (await journal.counts()).total == 0

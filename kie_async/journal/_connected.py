@@ -37,6 +37,7 @@ class Connected(ABC):
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._executor: ThreadPoolExecutor | None = None
+        self._undoing: asyncio.Task[None] | None = None
         self._writer: Writer | None = None
         self._lease = 0
         self._journal_id = ""
@@ -81,15 +82,20 @@ class Connected(ABC):
         try:
             await asyncio.shield(opening)
         except BaseException:
-            # A thread cannot be stopped: let it come to its end, then undo what it did.
-            await asyncio.wait([opening])
-            if not opening.cancelled() and opening.exception() is None:
-                await self.close()
-            else:
-                self._executor.shutdown(wait=False)
-                self._executor = None
+            # A thread cannot be stopped: let it come to its end, then undo what it did.  Who
+            # is cancelled again does not wait for that, and it is done all the same.
+            self._undoing = asyncio.ensure_future(self._undo(opening))
+            await asyncio.wait([self._undoing])
             raise
         return self
+
+    async def _undo(self, opening: asyncio.Future[None]) -> None:
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await self.close()
+        elif self._executor is not None:
+            self._executor.shutdown(wait=False)
+            self._executor = None
 
     async def __aexit__(
         self,
