@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,7 +14,10 @@ from typing import Any
 
 import pytest
 
-from kie_async.journal import Journal, _journal
+from kie_async.errors import JournalTooNewError
+from kie_async.journal import Journal, PlannedItem, _journal
+from kie_async.journal._schema import TABLES, Schema
+from kie_async.journal._storage import check_version
 
 FORKS = """
 import asyncio, os, sys
@@ -96,3 +101,36 @@ async def test_an_opening_that_is_cancelled_holds_nothing(
             assert not thread.is_alive()
     async with Journal(tmp_path / "run.db") as journal:
         assert (await journal.counts()).total == 0
+
+
+@pytest.mark.asyncio
+async def test_a_migration_that_was_committed_is_not_run_again(tmp_path: Path):
+    """Killed right behind its commit: the version stands in the log, the header is older."""
+    path, killed = tmp_path / "run.db", tmp_path / "killed.db"
+    async with Journal(path) as journal:
+        await journal.plan([PlannedItem(source_id="a", model="m", input={})])
+    steps = []
+
+    def step(conn: sqlite3.Connection) -> None:
+        steps.append(1)
+        conn.execute("ALTER TABLE items ADD COLUMN extra TEXT")
+
+    def copy(point: str) -> None:
+        if point == "migrate.after_commit":
+            for ending in ("", "-wal"):
+                shutil.copy(f"{path}{ending}", f"{killed}{ending}")
+
+    newer = Schema(version=2, create=TABLES, steps={1: step})
+    async with Journal(path, _schema=newer, _fault=copy):
+        pass
+    assert check_version(killed, 2) == 1  # the control: so the header says
+
+    with pytest.raises(JournalTooNewError):
+        await Journal.open(killed)
+    with pytest.raises(JournalTooNewError):
+        await Journal.open(killed, read_only=True)
+    async with Journal(killed, read_only=True, _schema=newer) as journal:
+        assert (await journal.counts()).planned == 1
+    async with Journal(killed, _schema=newer) as journal:
+        assert (await journal.counts()).planned == 1
+    assert steps == [1]

@@ -32,6 +32,7 @@ from kie_async.journal._storage import (
     beside,
     check_path,
     check_version,
+    refuse_newer,
     shut_out,
     sync_directory,
     warn_if_remote,
@@ -96,8 +97,8 @@ def open_writer(
             warn_if_remote(path)
             if not check_path(path):  # again: the holder before us may have made it
                 _make(path, schema)
-            version = check_version(path, schema.version)
-            check_content(path, full=full_check, schema=schema, version=version)
+            check_version(path, schema.version)
+            version = check_content(path, full=full_check, schema=schema)
             shut_out(path)
             ballast.fill()
             conn = _connect(path, "rw")
@@ -120,12 +121,15 @@ def open_reader(path: Path, schema: Schema, *, check: bool) -> sqlite3.Connectio
     """
     if not check_path(path):
         raise JournalError(f"{path}: there is no such journal")
-    version = check_version(path, schema.version)
-    if version < schema.version:
-        raise JournalError(f"{path} has the older schema version {version}: open it for writing")
+    check_version(path, schema.version)
     with translated(path):
         conn = _connect_reader(path)
         try:
+            version = _version(conn, path, schema)
+            if version < schema.version:
+                raise JournalError(
+                    f"{path} has the older schema version {version}: open it for writing"
+                )
             if check:
                 _check_structure(conn, path, full=False)
                 _check_commits(conn, path)
@@ -135,8 +139,8 @@ def open_reader(path: Path, schema: Schema, *, check: bool) -> sqlite3.Connectio
         return conn
 
 
-def check_content(path: Path, *, full: bool, schema: Schema, version: int) -> None:
-    """Check the whole file through a connection that cannot write.
+def check_content(path: Path, *, full: bool, schema: Schema) -> int:
+    """Check the whole file through a connection that cannot write; return its version.
 
     A million rows: 0.4 s for the structure and 2 s for the rows (benchmarks/journal.py).
     """
@@ -144,9 +148,18 @@ def check_content(path: Path, *, full: bool, schema: Schema, version: int) -> No
         conn.execute("BEGIN")
         _check_structure(conn, path, full=full)
         _check_commits(conn, path)
+        version = _version(conn, path, schema)
         if version == schema.version:
             try_columns(conn)
             _check_rows(conn, path)
+    return version
+
+
+def _version(conn: sqlite3.Connection, path: Path, schema: Schema) -> int:
+    """Return the schema version; where a kill left a log, the file's header may be older."""
+    (version,) = conn.execute("PRAGMA user_version").fetchone()
+    refuse_newer(path, version, schema.version)
+    return int(version)
 
 
 def foreign_error(exc: sqlite3.Error, path: Path) -> KieError:
@@ -247,6 +260,8 @@ def _migrate(
     if fault is not None:
         fault("migrate.before_commit")
     conn.execute("COMMIT")
+    if fault is not None:
+        fault("migrate.after_commit")
     conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the version stands in the header
 
 

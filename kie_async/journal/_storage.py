@@ -25,6 +25,7 @@ __all__ = [
     "beside",
     "check_path",
     "check_version",
+    "refuse_newer",
     "shut_out",
     "sync_directory",
     "warn_if_remote",
@@ -90,11 +91,20 @@ def check_version(path: Path, newest: int) -> int:
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise JournalCorruptError(f"{path} is an SQLite file of another program, or was damaged")
     version = int.from_bytes(header[60:64], "big")
+    refuse_newer(path, version, newest)
+    return version
+
+
+def refuse_newer(path: Path, version: int, newest: int) -> None:
+    """Refuse a schema version that this package does not know.
+
+    Raises:
+        JournalTooNewError: A later version of this package wrote the file.
+    """
     if version > newest:
         raise JournalTooNewError(
             f"{path} has schema version {version}; this package knows up to {newest}: update it"
         )
-    return version
 
 
 def shut_out(path: Path) -> None:
