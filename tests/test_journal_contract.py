@@ -9,6 +9,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from enum import Enum
 
 import pytest
 
@@ -165,6 +166,34 @@ async def test_planning_takes_each_source_id_once(open_journal: Open):
     assert await journal.plan([]) == []
 
     assert [i.source_id async for i in journal.iterate(ItemState.PLANNED)] == ["b", "a", "c"]
+    await journal.close()
+
+
+class Word(str, Enum):
+    """Text as programs name it: its format is not its value, nor is its hash."""
+
+    ID = "a"
+    MODEL = "m"
+    KEY = "task_id"
+    NAME = "out"
+
+
+@pytest.mark.asyncio
+async def test_text_may_be_the_member_of_an_enum(open_journal: Open):
+    """It is the same item as that of plain text, and is read back as such."""
+    journal = await open_journal()
+    planned = PlannedItem(
+        source_id=Word.ID, model=Word.MODEL, input={Word.KEY: Word.ID}, output_name=Word.NAME
+    )
+
+    assert await journal.plan([planned, item("a")]) == ["a"]
+    assert await journal.plan([planned]) == []
+
+    found = await journal.get("a")
+    assert found is not None
+    assert (found.model, found.input, found.output_name) == ("m", {"task_id": "a"}, "out")
+    assert await journal.begin_sending(Word.ID) == 1
+    assert await state_of(journal, Word.ID) is ItemState.SENDING
     await journal.close()
 
 

@@ -55,7 +55,7 @@ def _keyed(items: Sequence[PlannedItem]) -> dict[str, _Row]:
         model = as_text(item.model, "model")
         name = item.output_name
         if name is not None:
-            as_text(name, "output_name")
+            name = as_text(name, "output_name")
         given = item.input
         if not isinstance(given, Mapping):
             raise UsageError(f"the input of {source_id} must be a mapping")

@@ -84,13 +84,15 @@ def as_json(value: object, what: str) -> str:
 
 
 def as_text(value: object, what: str) -> str:
-    """Return *value* if a row can be named by it.
+    """Return *value* as plain text, if a row can be named by it.
 
     Raises:
         UsageError: It is no text, empty, has a NUL, or is no valid Unicode.
     """
     if not isinstance(value, str):
         raise UsageError(f"{what} must be text, not {type(value).__name__}")
+    if type(value) is not str:
+        value = str.__str__(value)  # the member of an enum: its format is not its value
     if value.isascii() and value and "\x00" not in value:
         return value  # a million ids come this way
     try:
