@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
@@ -542,6 +543,55 @@ async def test_the_password_is_nowhere(run: str):
     with pytest.raises(UsageError) as refused:
         Place(f"nonsense {CANARY_KEY}", "kie_x")
     assert CANARY_KEY not in str(refused.value)
+
+
+def shown(error: BaseException) -> str:
+    """What a service that reports errors sends away: all frames of ours with their variables.
+
+    The first frame is the test's own, which knows the address.
+    """
+    assert error.__traceback__ is not None
+    told = traceback.TracebackException(
+        type(error), error, error.__traceback__.tb_next, capture_locals=True
+    )
+    chained = error.__cause__ or error.__context__
+    return "".join(told.format()) + ("" if chained is None else shown_chained(chained))
+
+
+def shown_chained(error: BaseException) -> str:
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(told.format())
+
+
+@pytest.mark.asyncio
+async def test_the_password_is_in_no_variable_of_a_traceback(run: str):
+    """Neither of ours nor of those that it is chained to, shown or not."""
+    with postgres_server() as server:
+        url = server.url.replace("kie@", f"kie:{CANARY_KEY}@")
+        with pytest.raises(psycopg.Error) as control:
+            Place(url.replace("/postgres", "/none"), "kie_x").connect()
+        assert CANARY_KEY in shown_chained(control.value)
+
+        with pytest.raises(JournalError) as refused:
+            await PostgresJournal.open(url.replace("/postgres", "/none"), run)
+        async with PostgresJournal(url, run, patience=0.1) as journal:
+            await journal.plan([item()])
+            with server.connect() as conn:
+                conn.execute(f"ALTER TABLE kie_{run}.meta RENAME TO other")
+                with pytest.raises(JournalError) as asked:
+                    await journal.meta()
+                with pytest.raises(JournalError) as wrote:
+                    await journal.set_meta("a", 1)
+            server.stop()
+            with pytest.raises(JournalError) as read:
+                await journal.get("a")
+            with pytest.raises(JournalError) as written:
+                await journal.begin_sending("a")
+        with pytest.raises(JournalError) as opened:
+            await PostgresJournal.open(url, run, patience=0.1)
+
+    for caught in (refused, asked, wrote, read, written, opened):
+        assert CANARY_KEY not in shown(caught.value)
 
 
 @pytest.mark.asyncio

@@ -70,7 +70,9 @@ class Connected(ABC):
     @classmethod
     async def open(cls, *where: Any, **options: Any) -> Self:
         """Return an open journal; takes what the class takes.  Close it with `close`."""
-        return await cls(*where, **options).__aenter__()
+        journal = cls(*where, **options)
+        del where, options  # an address has a password, and a traceback shows variables
+        return await journal.__aenter__()
 
     async def __aenter__(self) -> Self:
         """Check what is there, and open it."""

@@ -98,17 +98,18 @@ class PostgresJournal(Recording):
     def _open_here(self, loop: asyncio.AbstractEventLoop) -> None:
         self._away, self._ending = None, threading.Event()
         began, refused = time.monotonic(), 0
-        while True:
+        while self._conn is None:
+            patience, error = 0.0, None
             try:
                 self._conn = self._entered()
-                break
-            except psycopg.OperationalError as exc:
-                patience, refused = self.place.patience(refused, self._patience)
-                if time.monotonic() - began >= patience:
-                    raise self.place.error(exc) from None
             except psycopg.Error as exc:
-                raise self.place.error(exc) from exc
-            time.sleep(0.1)  # on the reader's own thread
+                error = self.place.error(exc)
+                if isinstance(exc, psycopg.OperationalError):
+                    patience, refused = self.place.patience(refused, self._patience)
+            if error is not None:
+                if time.monotonic() - began >= patience:
+                    raise error  # out here: the frames of psycopg's hold the password
+                time.sleep(0.1)  # on the reader's own thread
         if not self.read_only:
             self._commits = Commits(self.place, patience=self._patience, fault=self._fault)
             self._writer = Writer(self._commits, loop)
@@ -173,7 +174,7 @@ class PostgresJournal(Recording):
                 return answer
             self._away = (time.monotonic(), error) if away else None
             if not away:
-                raise error
+                raise error  # out here: the frames of psycopg's hold the password
             left = asked + self._patience - time.monotonic()
             self._ending.wait(max(0.0, min(pause, left)))  # on the reader's own thread
             pause = min(pause * 2, 2.0)
