@@ -250,6 +250,29 @@ async def test_a_connection_that_breaks_holds_up_no_item_for_a_slow_one(
 
 
 @pytest.mark.asyncio
+async def test_one_taken_for_dead_takes_new_items_beside_a_slow_one(server: Postgres):
+    """A machine that was suspended: another worker's start strikes it off the list."""
+    slow = itertools.chain([90.0], itertools.repeat(0.2))
+    async with cluster(server, 16, durations=lambda _rng: next(slow)) as c:
+        await c.submit()
+        limiter = SlidingWindowLimiter(2, 0.25)
+        async with c.journal() as journal, c.session(limiter=limiter) as kie:
+            work = kie.work(journal, in_flight=10)
+            taking = asyncio.ensure_future(collected(work))
+            await c.made(4)
+            with server.connect() as conn:
+                conn.execute(f"DELETE FROM kie_{c.run}.procrastinate_workers")
+            async with asyncio.timeout(30.0):
+                await c.made(16)
+            await work.give_up_waiting()
+            await taking
+            with server.connect() as conn:
+                left = conn.execute(f"SELECT * FROM kie_{c.run}.procrastinate_workers").fetchall()
+            assert left == []
+        assert max(c.emulator.books.paid(one) for one in c.ids) == 1
+
+
+@pytest.mark.asyncio
 async def test_the_run_ends_although_an_end_was_not_written(server: Postgres):
     """A job that nobody has in hand is delivered again, also to the worker that had it."""
     async with cluster(server, 6, rate=None) as c:

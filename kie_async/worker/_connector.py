@@ -20,12 +20,19 @@ PATIENCE = 60.0
 """Seconds: as long as the journal's records wait."""
 LONGEST = 2.0
 
+_ENTER = """
+INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (%(worker_id)s)
+ON CONFLICT DO NOTHING
+"""
+
 
 class PatientConnector(procrastinate.PsycopgConnector):
     """Asks again when a connection has broken.
 
     Left to itself the engine would then take no further item before each one that it has
     in hand has ended, which may be an hour; and the end of an item would stay unwritten.
+    The same happens to one that was asleep with its machine: others strike it off the list
+    of workers, and then it may take nothing.
     """
 
     giving_up: Callable[[], bool] = staticmethod(lambda: False)
@@ -38,10 +45,23 @@ class PatientConnector(procrastinate.PsycopgConnector):
 
     async def execute_query_one_async(self, query: Any, **arguments: Any) -> dict[str, Any]:
         """Ask for a row."""
-        ask = super().execute_query_one_async
-        row: dict[str, Any] | None = await self._patiently(lambda: ask(query, **arguments))
+        row: dict[str, Any] | None = await self._patiently(
+            lambda: self._as_living(query, arguments)
+        )
         assert row is not None  # noqa: S101 - reason: for the type checker
         return row
+
+    async def _as_living(self, query: Any, arguments: dict[str, Any]) -> Any:
+        """Ask, and enter this worker again if it was taken for dead meanwhile."""
+        ask, tell = super().execute_query_one_async, super().execute_query_async
+        try:
+            return await ask(query, **arguments)
+        except ConnectorException as error:
+            struck_off = isinstance(error.__cause__, psycopg.errors.ForeignKeyViolation)
+            if not struck_off or "worker_id" not in arguments:
+                raise
+        await tell(_ENTER, worker_id=arguments["worker_id"])
+        return await ask(query, **arguments)
 
     async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:
         """Ask for rows."""
