@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from kie_async.bulk import reconcile
-from kie_async.journal import Journal, PlannedItem
+from kie_async.journal import Journal, PlannedItem, Verdict
 from kie_async.models import Task, TaskState
 
 NOW = 1_790_000_000.0
@@ -101,3 +101,28 @@ async def test_a_failure_that_was_reported_may_have_a_task(journal: Journal, clo
     found = [f async for f in reconcile(journal, looks(task(ONE, NOW + 1)), [ONE])]
 
     assert [f.verdict for f in found] == ["settled"]
+
+
+@pytest.mark.asyncio
+async def test_a_reference_binds_the_attempt_that_carried_it(journal: Journal):
+    """The other one stays in doubt: when its task turns up too, two were paid."""
+    first = await journal.begin_sending("a", ref=ONE)
+    await journal.record_reported("a", first, again=True, body_code=500)
+    second = await journal.begin_sending("a", ref=OTHER)
+    await journal.record_in_doubt("a", second, reason="reset")
+    tasks = [task("e" * 32, NOW, ONE), task("f" * 32, NOW, OTHER)]
+
+    (settled,) = [f async for f in reconcile(journal, looks(*tasks), ["e" * 32])]
+    made = await journal.attempts("a")
+    item = await journal.get("a")
+    (other,) = [f async for f in reconcile(journal, looks(*tasks), ["f" * 32])]
+
+    assert settled.verdict == "settled"
+    assert [(one.task_id, one.verdict) for one in made] == [
+        ("e" * 32, Verdict.CREATED),
+        (None, Verdict.IN_DOUBT),
+    ]
+    assert item is not None
+    assert (item.task_id, item.maybe_charged) == ("e" * 32, True)
+    assert other.verdict == "double"
+    assert [one.task_id for one in await journal.attempts("a")] == ["e" * 32, "f" * 32]

@@ -549,6 +549,33 @@ async def test_recreating_a_failed_item_never_goes_back_to_its_failed_task(open_
 
 
 @pytest.mark.asyncio
+async def test_a_task_is_bound_to_the_attempt_that_brought_it(open_journal: Open):
+    """If that is known; else to the last one in doubt.  One that has a task keeps it."""
+    journal = await open_journal()
+    for name in "ab":
+        await in_doubt(journal, name)
+        await journal.resolve(name, recreate=True)
+        await in_doubt(journal, name)
+
+    for wrong in (3, 0):
+        with pytest.raises(JournalError, match=f"no attempt {wrong} that could have task t"):
+            await journal.resolve("a", as_task_id="t", attempt=wrong)
+    with pytest.raises(UsageError, match="attempt goes with as_task_id"):
+        await journal.resolve("a", not_created=True, attempt=1)
+    await journal.resolve("a", as_task_id="t", attempt=1)
+    await journal.resolve("b", as_task_id="u")
+
+    assert [made.task_id for made in await journal.attempts("a")] == ["t", None]
+    assert [made.task_id for made in await journal.attempts("b")] == [None, "u"]
+    await journal.resolve("a", as_task_id="t", attempt=1)
+    for name in "ab":
+        found = await journal.get(name)
+        assert found is not None
+        assert found.maybe_charged
+    await journal.close()
+
+
+@pytest.mark.asyncio
 async def test_a_decision_needs_a_doubt_and_one_way(open_journal: Open):
     """A task that belongs to another item is refused too."""
     journal = await open_journal()

@@ -152,7 +152,12 @@ async def _settle(
 ) -> Finding:
     item = await journal.get(attempt.source_id)
     if item is not None and item.state is ItemState.IN_DOUBT:
-        await journal.resolve(attempt.source_id, as_task_id=task.task_id, evidence=evidence)
+        await journal.resolve(
+            attempt.source_id,
+            as_task_id=task.task_id,
+            attempt=attempt.number,
+            evidence=evidence,
+        )
         verdict = "settled"
     else:
         first = await journal.record_created(attempt.source_id, attempt.number, task.task_id)

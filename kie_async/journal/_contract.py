@@ -111,6 +111,7 @@ class JournalStore(Protocol):
         source_id: str,
         *,
         as_task_id: str | None = None,
+        attempt: int | None = None,
         not_created: bool = False,
         recreate: bool = False,
         by: str | None = None,

@@ -17,6 +17,7 @@ def adopt_task(
     conn: Connection,
     source_id: str,
     task_id: str,
+    attempt: int | None,
     by: str | None,
     evidence: str | None,
     now: float,
@@ -28,19 +29,29 @@ def adopt_task(
     if head.task_id is not None or head.state not in {"in_doubt", "planned", "failed"}:
         raise JournalError(f"{source_id} is {head.state}: only a doubt takes a task")
     _refuse_foreign(conn, head, task_id)
-    row = conn.execute(
+    number = _last_doubt(conn, head, task_id) if attempt is None else attempt
+    found = conn.execute(
+        "UPDATE attempts SET verdict = 'created', task_id = ? "
+        "WHERE item = ? AND number = ? AND coalesce(task_id, ?) = ?",
+        (task_id, head.seq, number, task_id, task_id),
+    )
+    if found.rowcount == 0:
+        raise JournalError(f"{source_id} has no attempt {number} that could have task {task_id}")
+    move(conn, head, "sent", now, task_id=task_id, charged=doubts_left(conn, head))
+    _record(conn, head, "as_task_id", task_id, by, evidence, now)
+
+
+def _last_doubt(conn: Connection, head: Head, task_id: str) -> int:
+    (number,) = conn.execute(
         "SELECT max(number) FROM attempts WHERE item = ? "
         "AND (task_id = ? OR verdict IN ('in_doubt', 'reported'))",
         (head.seq, task_id),
     ).fetchone()
-    if row[0] is None:
-        raise JournalError(f"{source_id} was never in doubt: it has no attempt for task {task_id}")
-    conn.execute(
-        "UPDATE attempts SET verdict = 'created', task_id = ? WHERE item = ? AND number = ?",
-        (task_id, head.seq, row[0]),
-    )
-    move(conn, head, "sent", now, task_id=task_id, charged=doubts_left(conn, head))
-    _record(conn, head, "as_task_id", task_id, by, evidence, now)
+    if number is None:
+        raise JournalError(
+            f"{head.source_id} was never in doubt: it has no attempt for task {task_id}"
+        )
+    return int(number)
 
 
 def _refuse_foreign(conn: Connection, head: Head, task_id: str) -> None:

@@ -269,6 +269,7 @@ class Recording(Questions):
         source_id: str,
         *,
         as_task_id: str | None = None,
+        attempt: int | None = None,
         not_created: bool = False,
         recreate: bool = False,
         by: str | None = None,
@@ -279,6 +280,7 @@ class Recording(Questions):
         Args:
             source_id: An item in doubt.
             as_task_id: This is its task: the item becomes ``sent``.
+            attempt: Which attempt brought that task, if it is known; else the last in doubt.
             not_created: It is proven that there is none: the item becomes ``planned``.
             recreate: Create it again although it may be paid twice; also for a failed item.
             by: Who decides.
@@ -286,15 +288,18 @@ class Recording(Questions):
 
         Raises:
             UsageError: Not exactly one way was given.
-            JournalError: The item is not in doubt, or the task belongs to another one.
+            JournalError: The item is not in doubt, the task belongs to another one, or the
+                attempt has another task.
         """
         if (as_task_id is not None) + bool(not_created) + bool(recreate) != 1:
             raise UsageError("say one of as_task_id, not_created and recreate")
+        if attempt is not None and as_task_id is None:
+            raise UsageError("attempt goes with as_task_id")
         known = (clean(by), as_evidence(evidence), self._clock())
         told: tuple[Any, ...] = (source_id, *known)
         decide: Callable[..., None] = _decisions.release if not_created else _decisions.recreate
         if as_task_id is not None:
-            told = (source_id, check_task_id(as_task_id, "as_task_id"), *known)
+            told = (source_id, check_task_id(as_task_id, "as_task_id"), attempt, *known)
             decide = _decisions.adopt_task
         await self._writing().submit("resolve", lambda conn: decide(conn, *told))
         item = await self.get(source_id)
