@@ -1,14 +1,17 @@
-"""What proves that a task is a doubt's: attempts of every verdict, references, times."""
+"""What proves that a task is a doubt's, and what is kept of tasks that were one too many."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from kie_async.bulk import reconcile
+from kie_async.bulk import audit, reconcile
+from kie_async.bulk._record import note_double_spend
+from kie_async.instrumentation import Event
 from kie_async.journal import Journal, PlannedItem, Verdict
 from kie_async.models import Task, TaskState
 
@@ -126,3 +129,21 @@ async def test_a_reference_binds_the_attempt_that_carried_it(journal: Journal):
     assert (item.task_id, item.maybe_charged) == ("e" * 32, True)
     assert other.verdict == "double"
     assert [one.task_id for one in await journal.attempts("a")] == ["e" * 32, "f" * 32]
+
+
+@pytest.mark.asyncio
+async def test_tasks_that_were_one_too_many_are_all_kept(journal: Journal):
+    """Also those that are noticed at the same time, more than once, or by an older version."""
+    told: list[Event] = []
+    old = {"source_id": "source-9", "task_id": "9" * 32}
+    await journal.set_meta("double_spends", [old])
+    ids = [*(str(number) for number in range(5)), "3", "9"]
+    await asyncio.gather(
+        *(note_double_spend(journal, told.append, f"source-{n}", n * 32) for n in ids)
+    )
+
+    kept = (await audit(journal)).double_spends
+
+    assert sorted(one["task_id"][0] for one in kept) == ["0", "1", "2", "3", "4", "9"]
+    assert old in kept
+    assert len(told) == 7

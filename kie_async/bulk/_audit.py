@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from attrs import frozen
 
 from kie_async.bulk._budget import expected_price
@@ -71,5 +74,11 @@ async def audit(journal: JournalStore) -> Audit:
         doubts=counts.in_doubt,
         doubts_at_most=doubts,
         unexplained=unexplained,
-        double_spends=tuple(meta.get(DOUBLE_SPENDS) or ()),
+        double_spends=_double_spends(meta),
     )
+
+
+def _double_spends(meta: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
+    kept = list(meta.get(DOUBLE_SPENDS) or ())  # earlier versions had one list
+    kept += [told for name, told in meta.items() if name.startswith(f"{DOUBLE_SPENDS}/")]
+    return tuple({one["task_id"]: one for one in kept}.values())

@@ -45,10 +45,9 @@ async def note_double_spend(
     """Keep, log and tell that two tasks were created for one source."""
     logger.error("two tasks were created for %s; the one too many is %s", source_id, task_id)
     tell(DoubleSpend(task_id=task_id, source_id=source_id))
-    known = (await journal.meta()).get(DOUBLE_SPENDS) or []
+    # Each under a name of its own: several may be noticed at once, by several processes.
     entry = {"source_id": source_id, "task_id": task_id}
-    if entry not in known:
-        await journal.set_meta(DOUBLE_SPENDS, [*known, entry])
+    await journal.set_meta(f"{DOUBLE_SPENDS}/{task_id}", entry)
 
 
 def stops_the_run(error: KieError) -> bool:
