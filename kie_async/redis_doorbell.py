@@ -137,16 +137,18 @@ class RedisDoorbell:
     async def _tell(self) -> None:
         """Pass on what has gathered, in one message."""
         while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._rings or self._taken:
-                told = {
-                    "from": self._name,
-                    "rings": _some(self._rings),
-                    "taken": _some(self._taken),
-                }
+            if not self._rings and not self._taken:
+                self._news.clear()
+                await self._news.wait()
+            rings, taken = _some(self._rings), _some(self._taken)
+            told = {"from": self._name, "rings": rings, "taken": taken}
+            try:
                 async with asyncio.timeout(PATIENCE):
                     await self._redis.publish(self._channel, json.dumps(told))
+            except BaseException:
+                _put_back(self._rings, rings)
+                _put_back(self._taken, taken)
+                raise
 
     # -- what the others say -----------------------------------------------------------------
 
@@ -200,6 +202,8 @@ class RedisDoorbell:
                 await work()
             except _AWAY as error:
                 self._is_away(error)
+            except ValueError as error:  # a client that decodes met a stranger's bytes: its
+                self._is_away(error)  # connection may stand in the middle of an answer
             if asyncio.get_running_loop().time() - began > LONGEST_PAUSE:
                 pause = 0.1
             await asyncio.sleep(pause)
@@ -222,6 +226,13 @@ class RedisDoorbell:
 def _some(waiting: deque[Any]) -> list[Any]:
     """Take the first ones off a queue."""
     return [waiting.popleft() for _ in range(min(TOGETHER, len(waiting)))]
+
+
+def _put_back(waiting: deque[Any], taken: list[Any]) -> None:
+    """Put what was not told back in front, as far as there is room: the newest of it."""
+    room = BACKLOG - len(waiting)
+    if room > 0:
+        waiting.extendleft(reversed(taken[-room:]))
 
 
 def _lists(value: Any, width: int) -> list[list[Any]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import signal
 import time
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from redis.asyncio import Redis
 
-from kie_async import KieSession, RedisDoorbell, UsageError
+from kie_async import KieSession, RedisDoorbell, UsageError, redis_doorbell
 from kie_async.callbacks import CallbackReceiver
 from kie_async.emulator import Emulator
 from kie_async.models import TaskState
@@ -38,8 +39,8 @@ def _store(tmp_path) -> Iterator[Server]:
 class Replica:
     """A process of a service, as far as the doorbell is concerned."""
 
-    def __init__(self, store: Server) -> None:
-        self.redis = Redis.from_url(store.url)
+    def __init__(self, store: Server, **settings: Any) -> None:
+        self.redis = Redis.from_url(store.url, **settings)
         self.receiver = CallbackReceiver(KEY, public_url="http://127.0.0.1:1")
         self.durations = Durations()
         self.bell = RedisDoorbell(
@@ -169,6 +170,53 @@ async def test_whatever_is_said_on_the_channel_does_no_harm(store: Server):
         assert one.rung == ["task-9"]
         assert one.receiver.tasks_of("forged-reference") == ()
         assert one.durations.count("m") == 0
+
+
+@pytest.mark.asyncio
+async def test_text_that_is_none_does_not_end_the_hearing(store: Server):
+    """A client that decodes what it reads (``decode_responses=True``) stumbles over it itself."""
+    async with Replica(store, decode_responses=True) as one, Replica(store) as other:
+        await ready(one, other)
+        with store.client as client:
+            client.publish("kie:{test}:bell", b"\xff\xfe")
+        for number in range(100):  # those that come while it connects anew are lost
+            other.called(f"{number:032x}")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await one.heard.wait()
+                    break
+
+        assert one.rung
+
+
+@pytest.mark.asyncio
+async def test_what_waits_to_be_told_is_told_when_the_store_is_back(
+    store: Server, monkeypatch: pytest.MonkeyPatch
+):
+    """All of it, without another callback; of too many the oldest are dropped."""
+    monkeypatch.setattr(redis_doorbell, "BACKLOG", 250)
+    async with Replica(store) as one, Replica(store) as other:
+        await ready(one, other)
+        publish, away = one.redis.publish, 3
+
+        async def broken(*told: str) -> int:
+            nonlocal away
+            if away:
+                away -= 1
+                if not away:
+                    one.bell._rings.extend((f"{n:032x}", None) for n in range(250, 260))
+                raise ConnectionError("away")
+            return await publish(*told)
+
+        one.redis.publish = broken
+        one.bell._rings.extend((f"{n:032x}", None) for n in range(250))
+        one.bell._news.set()
+        async with asyncio.timeout(20):
+            while len(other.rung) < 250:
+                other.heard.clear()
+                await other.heard.wait()
+
+        assert other.rung == [f"{n:032x}" for n in range(10, 260)]
 
 
 @pytest.mark.asyncio
