@@ -661,6 +661,27 @@ async def test_pages_go_on_where_the_last_one_ended(open_journal: Open):
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("text", ["\ud800", "a\ud800", "a\x00", "a\x00b", "", "é"])
+async def test_whatever_is_asked_for_it_is_known_or_not(open_journal: Open, text: str):
+    """Ids come from anywhere: text that no row can have is as unknown as any other."""
+    journal = await open_journal()
+    await journal.plan([item("a")])
+
+    assert await journal.get(text) is None
+    assert await journal.find_by_ref(text) is None
+    assert await journal.find_by_task(text) == []
+    for asked in (
+        journal.attempts(text),
+        journal.begin_sending(text),
+        journal.record_failed(text, reason="r"),
+        journal.resolve(text, not_created=True),
+    ):
+        with pytest.raises(JournalError, match="is not in the journal"):
+            await asked
+    await journal.close()
+
+
+@pytest.mark.asyncio
 async def test_created_times_are_when_creates_ended(open_journal: Open, clock: Clock):
     """An open one counts from its intent, one that was not sent not at all."""
     journal = await open_journal()

@@ -15,6 +15,7 @@ from kie_async.journal._rows import (
     ATTEMPT_COLUMNS,
     DECISION_COLUMNS,
     ITEM_COLUMNS,
+    can_be_kept,
     id_hash,
     read_attempt,
     read_decision,
@@ -62,6 +63,8 @@ def try_columns(conn: Connection) -> None:
 
 def get(conn: Connection, source_id: str) -> Item | None:
     """Return an item, or None."""
+    if not can_be_kept(source_id):
+        return None
     row = conn.execute(
         f"{_ITEMS} ids CROSS JOIN items AS i ON i.seq = ids.seq "
         "WHERE ids.hash = ? AND i.source_id = ?",
@@ -112,12 +115,16 @@ def _attempts(conn: Connection, seq: int) -> list[Attempt]:
 
 def find_by_ref(conn: Connection, ref: str) -> Attempt | None:
     """Return the attempt that carried *ref*."""
+    if not can_be_kept(ref):
+        return None
     row = conn.execute(f"{_ATTEMPTS} WHERE a.ref = ?", (ref,)).fetchone()
     return None if row is None else read_attempt(row)
 
 
 def find_by_task(conn: Connection, task_id: str) -> list[Attempt]:
     """Return the attempts that a task is bound to; more than one if ids were shared."""
+    if not can_be_kept(task_id):
+        return []
     rows = conn.execute(f"{_ATTEMPTS} WHERE a.task_id = ? ORDER BY a.item, a.number", (task_id,))
     return [read_attempt(row) for row in rows]
 

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from kie_async.errors import ItemTakenError, JournalError
-from kie_async.journal._rows import Head, id_hash, read_head, seal
+from kie_async.journal._rows import Head, can_be_kept, clean, id_hash, read_head, seal
 from kie_async.journal._sql import Connection
 from kie_async.journal._values import Verdict
 
@@ -93,9 +93,11 @@ def load(conn: Connection, source_id: str) -> Head:
         JournalError: There is no such item.
         JournalCorruptError: Its row is damaged.
     """
-    row = conn.execute(BY_ID, (id_hash(source_id), source_id)).fetchone()
+    row = None
+    if can_be_kept(source_id):
+        row = conn.execute(BY_ID, (id_hash(source_id), source_id)).fetchone()
     if row is None:
-        raise JournalError(f"{source_id} is not in the journal: plan it first")
+        raise JournalError(f"{clean(source_id)} is not in the journal: plan it first")
     return read_head(row)
 
 

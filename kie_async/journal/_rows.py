@@ -23,6 +23,7 @@ __all__ = [
     "as_evidence",
     "as_json",
     "as_text",
+    "can_be_kept",
     "clean",
     "id_hash",
     "key_of",
@@ -102,6 +103,15 @@ def as_text(value: object, what: str) -> str:
     if not value or "\x00" in value:
         raise UsageError(f"{what} is empty or has a NUL character")
     return value
+
+
+def can_be_kept(text: str) -> bool:
+    """True for text that a row can have; any other is in no row, and no database is asked."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text
 
 
 def clean(text: object) -> str | None:
