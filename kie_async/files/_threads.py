@@ -76,6 +76,9 @@ class Writer:
             return
         try:
             await _finished(future)
-        except OSError:
-            self._block.clear()
+        except BaseException:
+            # A cancellation hides how the write ended, and a block behind one that is
+            # missing would make a hole.
+            if future.cancelled() or future.exception() is not None:
+                self._block.clear()
             raise

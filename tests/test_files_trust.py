@@ -1,0 +1,102 @@
+"""What is on the disk is trusted only as far as somebody vouched for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from kie_async.files import _part as part_module
+from kie_async.files._part import Part
+from kie_async.files._threads import BLOCK, Writer
+from tests.file_hosts import Host, boxes, cut, finals, hosted, task
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_after_a_failed_write_nothing_is_written_even_if_it_was_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A cancellation that comes during the write hides how it ended: a hole would stay."""
+    part = Part(tmp_path, "a", "task", 0)
+    begun, go = threading.Event(), threading.Event()
+    append, blocks = part.append, []
+
+    def first_fails(data: bytearray) -> None:
+        blocks.append(bytes(data[:1]))
+        if len(blocks) == 1:
+            begun.set()
+            assert go.wait(10.0)
+            raise OSError(errno.EIO, "input/output error")
+        append(data)
+
+    async def stream() -> None:
+        try:
+            await writer.write(b"a" * BLOCK)
+            await writer.write(b"b" * BLOCK)  # waits for the first one
+        finally:
+            await writer.flush()
+
+    await asyncio.to_thread(part.open)
+    monkeypatch.setattr(part, "append", first_fails)
+    writer = Writer(part)
+    streaming = asyncio.create_task(stream())
+    await asyncio.to_thread(begun.wait)
+    streaming.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await streaming
+
+    assert blocks == [b"a"]
+    assert part.path.read_bytes() == b""
+    await asyncio.to_thread(part.close)
+
+
+async def test_a_run_after_a_cancelled_one_on_a_full_disk_saves_the_right_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Not the end of the file glued behind a hole: its length alone would look right."""
+    noise = os.urandom(6 * BLOCK)
+    body = boxes((b"ftyp", b"isom" + bytes(12)), (b"mdat", noise), (b"moov", b"x" * 50))
+    loop, begun, go = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    append, calls = Part.append, []
+
+    def second_fails(self: Part, data: bytearray) -> None:
+        calls.append(len(data))
+        if len(calls) == 2:
+            loop.call_soon_threadsafe(begun.set)
+            assert go.wait(10.0)
+            raise OSError(errno.ENOSPC, "no space")
+        append(self, data)
+
+    async def most_of_it(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(cut(5 * BLOCK, body))
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # until the client has gone
+        writer.close()
+
+    slow = await asyncio.start_server(most_of_it, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{slow.sockets[0].getsockname()[1]}/x"
+    host = Host(body=body)
+    async with hosted(host, tmp_path) as downloader, slow:
+        with monkeypatch.context() as patch:
+            patch.setattr(part_module.Part, "append", second_fails)
+            saving = asyncio.create_task(downloader.save(task(url)))
+            await begun.wait()
+            await asyncio.sleep(0.2)  # the third block comes in, and waits for the second
+            saving.cancel()
+            await asyncio.sleep(0)
+            go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await saving
+        assert finals(tmp_path) == []
+        saved = await downloader.save(task(host.url))
+
+    assert saved[0].read_bytes() == body
