@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from kie_async.errors import KieError
 from kie_async.files import _part as part_module
 from kie_async.files._part import Part
 from kie_async.files._threads import BLOCK, Writer
-from tests.file_hosts import Host, boxes, cut, finals, hosted, task
+from tests.fakes import Altered
+from tests.file_hosts import PNG, Host, asked_from, boxes, cut, files, finals, hosted, task
 
 pytestmark = pytest.mark.asyncio
 
@@ -100,3 +102,28 @@ async def test_a_run_after_a_cancelled_one_on_a_full_disk_saves_the_right_bytes(
         saved = await downloader.save(task(host.url))
 
     assert saved[0].read_bytes() == body
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+async def test_what_a_sync_refused_is_fetched_anew(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """After a failed sync the bytes may be gone, and a second sync says nothing of them."""
+    refused: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        refused.append(descriptor)
+        raise OSError(number, os.strerror(number))
+
+    host = Host()
+    async with hosted(host, tmp_path) as downloader:
+        with monkeypatch.context() as patch:
+            patch.setattr(part_module, "os", Altered(os, fsync=fsync))
+            with pytest.raises(KieError):
+                await downloader.save(task(host.url))
+        assert len(refused) == 1
+        assert files(tmp_path) == {}
+        saved = await downloader.save(task(host.url))
+
+    assert saved[0].read_bytes() == PNG
+    assert [asked_from(head) for head in host.requests] == [0, 0]

@@ -100,7 +100,8 @@ class Downloader:
 
         Raises:
             DownloadError: A file could not be saved; ``saved`` has the others.
-            StorageFullError: The disk is full; what came so far is kept and resumed.
+            StorageFullError: The disk is full; what came so far is kept and resumed,
+                unless the disk said so only when the whole file was synced.
         """
         source = source_id or str((task.input or {}).get("task_id") or task.task_id)
         template = self._name if name is None else check_template(name)

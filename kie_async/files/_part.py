@@ -229,6 +229,7 @@ class Part:
 
         Raises:
             DownloadError: Something else has the name.
+            OSError: The disk failed; if it was in the sync, the bytes are thrown away.
         """
         size = self._seal()
         for stem in self._stems():
@@ -257,7 +258,14 @@ class Part:
         os.utime(where, ns=(time, time))
         if hasattr(os, "fchmod"):
             os.fchmod(self._fd, self._mode)
-        os.fsync(self._fd)
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            # What was not written may be gone from memory as well, and a second sync
+            # would say nothing of it: the bytes are to be fetched anew.
+            with contextlib.suppress(OSError):
+                self.drop()
+            raise
         return now.st_size
 
     def _is_there(self, final: Path) -> bool:
