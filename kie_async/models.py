@@ -176,13 +176,17 @@ class Secret:
 
     def __init__(self, value: str, *, name: str = "API key") -> None:
         """Check the key and hide it."""
+        problem = ""
         if not isinstance(value, str) or not value:
-            raise UsageError(f"the {name} is empty: set it, or pass it")
-        if any(not 33 <= ord(char) <= 126 for char in value):
-            raise UsageError(
-                f"the {name} holds white space, a newline or a character outside ASCII: "
+            problem = "is empty: set it, or pass it"
+        elif any(not 33 <= ord(char) <= 126 for char in value):
+            problem = (
+                "holds white space, a newline or a character outside ASCII: "
                 "copy it again without what surrounds it"
             )
+        if problem:
+            del value  # crash reporters show the locals of a traceback
+            raise UsageError(f"the {name} {problem}")
         # A closure and not an attribute: tools that print locals and attributes
         # (crash reporters, rich tracebacks) walk attributes, not closures.
         self._reveal: Callable[[], str] = lambda: value

@@ -88,6 +88,8 @@ class RedisDoorbell:
 
     def __repr__(self) -> str:
         """Say whether it hears the others; nothing of the store's address."""
+        if not hasattr(self, "_disconnect"):  # a traceback of its making shows it
+            return "<RedisDoorbell unfinished>"
         state = "closed" if not self._tasks else "alone" if self._away else "shared"
         return f"<RedisDoorbell {self._channel} {state}>"
 

@@ -13,7 +13,7 @@ import json
 import logging
 import pickle
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -23,9 +23,9 @@ import pytest
 from redis.asyncio import Redis
 
 from kie_async import KieSession, RedisDoorbell
-from kie_async.callbacks import CallbackReceiver, verify_callback
+from kie_async.callbacks import CallbackReceiver, CallbackServer, verify_callback
 from kie_async.emulator import Emulator, Rule
-from kie_async.errors import CallbackError, JournalError, KieError
+from kie_async.errors import CallbackError, JournalError, UsageError
 from kie_async.instrumentation import FileSaved
 from kie_async.integrations import LoggingHook
 from kie_async.journal import Journal
@@ -33,6 +33,7 @@ from kie_async.limiter import Unlimited
 from kie_async.polling import Durations, PollSchedule
 from kie_async.redis_limiter import RedisLimiter
 from kie_async.report import build_page, gather
+from kie_async.transport import Transport
 from kie_async.worker import QueuedJournal, submit
 from tests.callback_tools import NOW, content, signed
 from tests.cli_tools import Kie, kie_fixture
@@ -369,15 +370,60 @@ def ours(error: BaseException) -> Any:
     return error.__traceback__.tb_next
 
 
-def test_a_key_that_is_wrong_is_not_shown():
-    """One that cannot stand in a header is refused by its kind, not by its text."""
-    for make in (
-        lambda: KieSession(f"{CANARY_KEY}\n"),
-        lambda: CallbackReceiver(f"{CANARY_HMAC}\n", public_url="https://h.example"),
-    ):
-        with pytest.raises(KieError) as caught:
-            make()
-        assert found_in(str(caught.value), repr(caught.value), pickle.dumps(caught.value)) == []
+WRONG: dict[str, Callable[[], Any]] = {
+    "key with a newline": lambda: KieSession(f"{CANARY_KEY}\n"),
+    "key in bytes": lambda: KieSession(CANARY_KEY.encode()),  # type: ignore[arg-type]
+    "concurrency": lambda: KieSession(CANARY_KEY, max_concurrency=0),
+    "base_url": lambda: KieSession(CANARY_KEY, base_url="ftp://h.example"),
+    "upload_url": lambda: KieSession(CANARY_KEY, upload_url="ftp://h.example"),
+    "request_timeout": lambda: KieSession(CANARY_KEY, request_timeout=-1),
+    "HMAC key with a newline": lambda: CallbackReceiver(f"{CANARY_HMAC}\n"),
+    "second HMAC key": lambda: CallbackReceiver(["older", f"{CANARY_HMAC}\n", CANARY_HMAC]),
+    "HMAC key beside an empty one": lambda: CallbackReceiver(["", CANARY_HMAC]),
+    "reference_key": lambda: CallbackReceiver("older", reference_key=f"{CANARY_HMAC}\n"),
+    "public_url": lambda: CallbackReceiver(CANARY_HMAC, public_url="ftp://h.example"),
+    "max_age": lambda: CallbackReceiver(CANARY_HMAC, max_age=-1),
+    "max_pending": lambda: CallbackReceiver(reference_key=CANARY_HMAC, max_pending=0),
+    "server": lambda: CallbackServer([f"{CANARY_HMAC}\n"]),
+    "verified": lambda: verify_callback(b"{}", {}, [f"{CANARY_HMAC}\n"], now=NOW),
+    "verified with one": lambda: verify_callback(b"{}", {}, f"{CANARY_HMAC}\n", now=NOW),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_setting_shows_no_key(what: str):
+    """Neither a wrong key nor a right one beside it, in text, pickle or locals of our frames."""
+    with pytest.raises(UsageError) as caught:
+        WRONG[what]()
+    error = caught.value.with_traceback(ours(caught.value))
+
+    assert found_in(everything_shown(error), pickle.dumps(error)) == []
+
+
+def test_a_wrong_key_of_the_environment_is_not_shown(monkeypatch: pytest.MonkeyPatch):
+    """A newline at its end is the usual mistake: a file was read into it."""
+    monkeypatch.setenv("KIE_API_KEY", f"{CANARY_KEY}\n")
+    with pytest.raises(UsageError) as caught:
+        KieSession()
+
+    assert found_in(everything_shown(caught.value)) == []
+
+
+def test_a_missing_key_can_be_shown_with_all_locals(monkeypatch: pytest.MonkeyPatch):
+    """The session in the frame is half made, and a crash reporter asks for its repr."""
+    monkeypatch.delenv("KIE_API_KEY", raising=False)
+    with pytest.raises(UsageError) as caught:
+        KieSession()
+
+    assert "<KieSession unfinished>" in everything_shown(caught.value)
+
+
+@pytest.mark.parametrize("made", [KieSession, RedisDoorbell, Transport])
+def test_what_is_half_made_has_a_repr(made: type):
+    """Else whoever reports the error of its making meets another one."""
+    half = made.__new__(made)
+
+    assert repr(half) == f"<{made.__name__} unfinished>"
 
 
 @pytest.mark.asyncio

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from attrs import evolve
 
@@ -26,7 +25,13 @@ from kie_async.callbacks._guards import RateCap, SkewAlarm
 from kie_async.callbacks._listeners import Listener, Listeners
 from kie_async.callbacks._memory import Memory
 from kie_async.callbacks._reading import Reading
-from kie_async.callbacks._references import PATH, References, derived_key, split_path
+from kie_async.callbacks._references import (
+    PATH,
+    References,
+    checked_base,
+    derived_key,
+    split_path,
+)
 from kie_async.callbacks._refusal import Reason, RefusedCallbackError, refused
 from kie_async.callbacks._verify import (
     MAX_AGE,
@@ -114,10 +119,13 @@ class CallbackReceiver:
         listener_timeout: float = 30.0,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        self._keys = secrets_of(hmac_keys)
-        self._public_url = None if public_url is None else _checked_base(public_url)
+        try:
+            self._keys = secrets_of(hmac_keys)
+            self._references = _references(self._keys, reference_key)
+        finally:
+            del hmac_keys, reference_key  # crash reporters show our locals
+        self._public_url = None if public_url is None else checked_base(public_url)
         self._require_signature = require_signature
-        self._references = _references(self._keys, reference_key)
         self._max_age = check_seconds(max_age, "max_age")
         self._clock = clock
         if not isinstance(max_pending, int) or max_pending < 1:
@@ -375,26 +383,8 @@ def reply_to(error: RefusedCallbackError) -> Reply:
 
 
 def _references(keys: Sequence[Secret], own: str | Secret | None) -> References:
-    secrets = keys if own is None else secrets_of(own)
+    try:
+        secrets = keys if own is None else secrets_of(own)
+    finally:
+        del own  # crash reporters show our locals
     return References([derived_key(secret.reveal().encode("ascii")) for secret in secrets])
-
-
-def _checked_base(url: object) -> str:
-    """Return *url* without a slash at its end.
-
-    Raises:
-        UsageError: It is no absolute http(s) URL in plain ASCII, or has a query.
-    """
-    if isinstance(url, str) and url.isascii() and not any(char <= " " for char in url):
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            parts = None
-        if (
-            parts is not None
-            and parts.scheme in ("http", "https")
-            and parts.hostname
-            and not (parts.query or parts.fragment or parts.username or parts.password)
-        ):
-            return url.rstrip("/")
-    raise UsageError("public_url must be an absolute http(s) URL without query or password")

@@ -11,8 +11,11 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
-__all__ = ["PATH", "References", "derived_key", "split_path"]
+from kie_async.errors import UsageError
+
+__all__ = ["PATH", "References", "checked_base", "derived_key", "split_path"]
 
 PATH = "/kie/cb"
 """Where callbacks are expected, below wherever the receiver is mounted."""
@@ -27,6 +30,27 @@ def split_path(path: str) -> str | None:
     """Return what follows ``/kie/cb/`` in a path: "" for nothing, None for another path."""
     found = _TAIL.fullmatch(path)
     return None if found is None else found.group(1) or ""
+
+
+def checked_base(url: object) -> str:
+    """Return *url* without a slash at its end.
+
+    Raises:
+        UsageError: It is no absolute http(s) URL in plain ASCII, or has a query.
+    """
+    if isinstance(url, str) and url.isascii() and not any(char <= " " for char in url):
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = None
+        if (
+            parts is not None
+            and parts.scheme in ("http", "https")
+            and parts.hostname
+            and not (parts.query or parts.fragment or parts.username or parts.password)
+        ):
+            return url.rstrip("/")
+    raise UsageError("public_url must be an absolute http(s) URL without query or password")
 
 
 def derived_key(secret: bytes) -> bytes:

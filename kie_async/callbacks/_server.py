@@ -32,7 +32,10 @@ class CallbackServer:
     def __init__(
         self, hmac_keys: Sequence[str | Secret], *, host: str = "127.0.0.1", port: int = 0
     ) -> None:
-        self.receiver = CallbackReceiver(hmac_keys)
+        try:
+            self.receiver = CallbackReceiver(hmac_keys)
+        finally:
+            del hmac_keys  # crash reporters show our locals
         self.url = ""
         self._host, self._port = host, port
         self._events: asyncio.Queue[CallbackEvent] = asyncio.Queue(BACKLOG)

@@ -59,14 +59,17 @@ def verify_callback(
             signature and age, 400 for form, 413 for size, 415 for type and encoding.
         UsageError: There is no key, or an empty one.
     """
-    keys = secrets_of(keys)
-    if not keys:
+    try:
+        secrets = secrets_of(keys)
+    finally:
+        del keys  # crash reporters show our locals
+    if not secrets:
         raise UsageError("no HMAC key: nothing could be verified")
     named = lower(headers)
     check_form(named)
     stamp = stamp_of(named, now=now, max_age=max_age)
     task_id, state = read_body(body)
-    if not _is_signed(keys, task_id, stamp, named[SIGNATURE]):
+    if not _is_signed(secrets, task_id, stamp, named[SIGNATURE]):
         raise refused(Reason.SIGNATURE)
     return CallbackEvent(
         task_id=task_id, signed=True, sent_at=float(stamp), received_at=now, state=state
@@ -102,10 +105,16 @@ def secrets_of(keys: Sequence[str | Secret] | str | Secret) -> tuple[Secret, ...
     Raises:
         UsageError: A key is empty or cannot be one.
     """
-    several = (keys,) if isinstance(keys, str | Secret) else keys
-    return tuple(
-        key if isinstance(key, Secret) else Secret(key, name="HMAC key") for key in several
-    )
+    several = [keys] if isinstance(keys, str | Secret) else list(keys)
+    del keys  # crash reporters show our locals: no key is in them when one is refused
+    hidden: list[Secret] = []
+    try:
+        while several:
+            key = several.pop(0)
+            hidden.append(key if isinstance(key, Secret) else Secret(key, name="HMAC key"))
+    finally:
+        several, key = [], ""
+    return tuple(hidden)
 
 
 def lower(headers: Mapping[str, str]) -> dict[str, str]:

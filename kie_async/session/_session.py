@@ -83,7 +83,10 @@ class KieSession(AccountCalls, ManyCalls):
         hooks: Sequence[Hook] = (),
         request_timeout: float = 30.0,
     ) -> None:
-        key = Secret(os.environ.get("KIE_API_KEY", "") if api_key is None else api_key)
+        try:
+            key = Secret(os.environ.get("KIE_API_KEY", "") if api_key is None else api_key)
+        finally:
+            del api_key  # crash reporters show our locals, whichever setting is wrong
         base_url = base_url or os.environ.get("KIE_BASE_URL") or BASE_URL
         if isinstance(max_concurrency, bool) or max_concurrency < 1:
             raise UsageError(f"max_concurrency must be 1 or more, not {max_concurrency}")
@@ -112,7 +115,10 @@ class KieSession(AccountCalls, ManyCalls):
 
     def __repr__(self) -> str:
         """Say where it talks to, and nothing of the key."""
-        state = "open" if self._engine.is_open else "closed"
+        engine = getattr(self, "_engine", None)
+        if engine is None:  # a traceback of its making shows it
+            return "<KieSession unfinished>"
+        state = "open" if engine.is_open else "closed"
         return f"<KieSession {self._transport.base_url} {state}>"
 
     def __del__(self) -> None:

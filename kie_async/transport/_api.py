@@ -88,6 +88,8 @@ class Transport:
 
     def __repr__(self) -> str:
         """Say where it goes, and nothing of the key."""
+        if not hasattr(self, "_opened"):  # a traceback of its making shows it
+            return "<Transport unfinished>"
         state = "closed" if self._opened is None else "open"
         return f"<Transport {self.base_url} {state}>"
 
