@@ -16,7 +16,22 @@ from kie_async.files import _part as part_module
 from kie_async.files._part import Part
 from kie_async.files._threads import BLOCK, Writer
 from tests.fakes import Altered
-from tests.file_hosts import PNG, Host, asked_from, boxes, cut, files, finals, hosted, task
+from tests.file_hosts import (
+    PNG,
+    Host,
+    asked_from,
+    boxes,
+    chunked,
+    cut,
+    files,
+    finals,
+    hosted,
+    response,
+    task,
+)
+
+SONG = b"ID3" + bytes(300_000)
+"""A file whose own bytes do not tell where it ends."""
 
 pytestmark = pytest.mark.asyncio
 
@@ -127,3 +142,33 @@ async def test_what_a_sync_refused_is_fetched_anew(
 
     assert saved[0].read_bytes() == PNG
     assert [asked_from(head) for head in host.requests] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("first", "tag"),
+    [(cut(1000, SONG), '"v1"'), (cut(1000, SONG), ""), (chunked(SONG[:1000], end=False), '"v2"')],
+    ids=["length on record", "length on record, no tag", "another tag"],
+)
+async def test_a_416_that_is_about_another_file_is_no_end(first: bytes, tag: str, tmp_path: Path):
+    """Such as a cache that kept what came before the cut, and calls that all."""
+    over = response(416, b"", "Content-Range: bytes */1000", tag=tag)
+    host = Host(first, over, body=SONG)
+
+    async with hosted(host, tmp_path) as downloader:
+        saved = await downloader.save(task(host.url))
+
+    assert saved[0].read_bytes() == SONG
+    assert [asked_from(head) for head in host.requests] == [0, 1000, 0]
+
+
+@pytest.mark.parametrize("tag", ['"v1"', ""])
+async def test_a_416_where_all_is_here_is_the_end(tag: str, tmp_path: Path):
+    """Only the last chunk was missing; many hosts leave the tag out of a 416."""
+    over = response(416, b"", f"Content-Range: bytes */{len(SONG)}", tag=tag)
+    host = Host(chunked(SONG, end=False), over)
+
+    async with hosted(host, tmp_path) as downloader:
+        saved = await downloader.save(task(host.url))
+
+    assert saved[0].read_bytes() == SONG
+    assert len(host.requests) == 2
