@@ -160,6 +160,36 @@ def test_a_function_that_hangs_stops_nobody_else(caplog):
     assert "too slow" in caplog.text
 
 
+@pytest.mark.asyncio
+async def test_a_thread_that_cannot_start_costs_only_its_own_event(monkeypatch, caplog):
+    """The callback is answered, the others are told, and the next event tries again."""
+    to = receiver()
+    heard: list[str] = []
+    rung: list[str] = []
+    done = threading.Event()
+
+    def listener(event: CallbackEvent) -> None:
+        heard.append(event.task_id)
+        done.set()
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    to.subscribe(listener)
+    to.connect(lambda event: rung.append(event.task_id))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert post(to, "t1").status == 200
+    assert post(to, "t2").status == 200
+    assert await asyncio.to_thread(done.wait, 5)
+    to.close()
+
+    assert rung == ["t1", "t2"]
+    assert heard == ["t2"]
+    assert to.dropped == 1
+    assert "it misses some" in caplog.text
+
+
 @jumping
 async def test_a_coroutine_is_awaited_in_the_loop():
     """One event after the other, in their order."""

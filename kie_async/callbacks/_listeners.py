@@ -185,12 +185,14 @@ class _ThreadLine:
         with self._changed:
             if self._closed or len(self._events) >= BACKLOG:
                 return False
-            self._events.append(event)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="kie-callbacks", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="kie-callbacks", daemon=True)
+                try:
+                    thread.start()  # it waits for us to leave the lock
+                except RuntimeError:  # the system has none left: the next event asks again
+                    return False
+                self._thread = thread
+            self._events.append(event)
             self._changed.notify()
         return True
 
