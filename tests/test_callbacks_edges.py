@@ -142,6 +142,68 @@ def test_what_has_rung_keeps_its_place_among_the_young():
     assert [to.seen(name) for name in ("t1", "t2", "t3")] == [True, False, True]
 
 
+def test_a_task_is_remembered_for_an_hour_after_its_last_news():
+    """Not after its first: the replay of a success that came late would ring again."""
+    clock = Clock()
+    to = receiver(clock=clock)
+    post(to, "t1", state="generating")
+    clock.now += 3599
+    assert post(to, "t1", at=NOW + 3599).event is not None
+    clock.now += 2
+    assert post(to, "t1", at=NOW + 3599).event is None
+    assert to.seen("t1")
+    clock.now += 3598
+
+    assert not to.seen("t1")
+
+
+def test_what_is_sent_once_more_is_remembered_from_then_on():
+    """A retry has a time of its own, and so has whoever replays it."""
+    clock = Clock()
+    to = receiver(clock=clock)
+    post(to, "t1")
+    clock.now += 3599
+    assert post(to, "t1", at=NOW + 3599).event is None
+    clock.now += 2
+
+    assert post(to, "t1", at=NOW + 3599).event is None
+
+
+def test_replays_prolong_nothing():
+    """Else a task would be remembered for as long as somebody sends the same again."""
+    clock = Clock()
+    to = receiver(clock=clock)
+    post(to, "t1")
+    clock.now += 299
+    assert post(to, "t1").event is None
+    clock.now += 3301
+
+    assert not to.seen("t1")
+
+
+def test_the_task_with_the_latest_news_leaves_last():
+    """When there are too many."""
+    to = receiver(max_pending=2)
+    post(to, "t1", state="generating")
+    post(to, "t2")
+    post(to, "t1", at=NOW + 1)
+    post(to, "t3")
+
+    assert [to.seen(name) for name in ("t1", "t2", "t3")] == [True, False, True]
+
+
+def test_news_from_before_a_clock_was_set_back_is_forgotten_no_sooner():
+    """Else what rang before that would ring again when the clock is right."""
+    clock = Clock()
+    to = receiver(clock=clock)
+    post(to, "t1")
+    clock.now -= 3600
+    assert post(to, "t1", at=clock.now, state="generating").event is not None
+    clock.now += 3600
+
+    assert post(to, "t1").event is None
+
+
 def test_a_task_has_eight_marks():
     """A signed callback leaves two, its state and its time; from eight on all are copies."""
     to = receiver()

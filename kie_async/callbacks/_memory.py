@@ -41,7 +41,11 @@ class Memory:
     __slots__ = ("_keep", "_limit", "_references", "_tasks")
 
     def __init__(self, limit: int, keep: float) -> None:
-        """Keep at most *limit* tasks and as many references, each for *keep* seconds."""
+        """Keep at most *limit* tasks and as many references, each for *keep* seconds.
+
+        A task's seconds begin anew with each news of it; a reference is for the answer to
+        its create, and has those after its first ring.
+        """
         self._limit = limit
         self._keep = keep
         self._tasks: OrderedDict[str, _Task] = OrderedDict()
@@ -69,6 +73,11 @@ class Memory:
         is_new = marks.isdisjoint(known.marks) and len(known.marks) < MARKS
         if is_new:
             known.marks = (*known.marks, *marks)
+        if is_new or (event.signed and event.sent_at not in known.marks):
+            # Its own replay is to be known for as long as one may come.  A clock that was
+            # set back shortens nothing.
+            known.expires = max(known.expires, now + self._keep)
+            self._tasks.move_to_end(event.task_id)
         return is_new
 
     def knows(self, task_id: str, now: float) -> bool:
