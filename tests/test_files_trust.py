@@ -13,6 +13,7 @@ import pytest
 
 from kie_async.errors import KieError
 from kie_async.files import _part as part_module
+from kie_async.files import _place as place_module
 from kie_async.files._part import Part
 from kie_async.files._threads import BLOCK, Writer
 from tests.fakes import Altered
@@ -172,3 +173,36 @@ async def test_a_416_where_all_is_here_is_the_end(tag: str, tmp_path: Path):
 
     assert saved[0].read_bytes() == SONG
     assert len(host.requests) == 2
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["link", "rename"])
+async def test_a_file_whose_name_was_not_synced_is_found_when_it_is(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run failed or was killed between the move and the sync: the name is not durable yet."""
+    synced: list[Path] = []
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    def fails(_folder: Path) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    if not links:
+        monkeypatch.setattr(place_module, "os", Altered(os, link=no_link))
+    host = Host()
+    async with hosted(host, tmp_path) as downloader:
+        with monkeypatch.context() as patch:
+            patch.setattr(part_module, "sync_folder", fails)
+            for _ in range(2):  # the second one finds it, and cannot vouch for it either
+                with pytest.raises(KieError, match="input/output"):
+                    await downloader.save(task(host.url))
+        monkeypatch.setattr(part_module, "sync_folder", synced.append)
+        (saved,) = await downloader.save(task(host.url))
+        assert synced == [tmp_path / "out"]
+        await downloader.save(task(host.url))
+
+    assert len(synced) == 1
+    assert saved.read_bytes() == PNG
+    assert files(tmp_path) == {"task-1.png": len(PNG)}
+    assert len(host.requests) == 1

@@ -88,7 +88,7 @@ class Part:
                 except FileNotFoundError:
                     continue
                 if is_marked(status, *self._item):
-                    self._remove()  # a run was killed just after the move
+                    self._end_the_move()
                     return Path(base + suffix)
                 taken = True
             if not taken:  # then it had no reason to take the other name
@@ -280,6 +280,12 @@ class Part:
         if has_a_mark(final.lstat()):
             return True
         return all(other.name != final.name for other in self._directory.iterdir())
+
+    def _end_the_move(self) -> None:
+        """Do what a run left undone that was killed, or failed, just after the move."""
+        if os.path.lexists(self.path) or os.path.lexists(self._note_path):
+            sync_folder(self._directory)  # they leave after it: perhaps it was not done
+            self._remove()
 
     def _remove(self) -> None:
         """Remove what is left beside the finished file."""
