@@ -489,6 +489,25 @@ async def test_a_server_whose_events_nobody_reads_drops_the_latest(monkeypatch):
         assert server._events.empty()
 
 
+@pytest.mark.asyncio
+async def test_a_server_that_cannot_listen_leaves_nothing():
+    """The port is taken: it can be tried again, and then each event comes once."""
+    async with CallbackServer([KEY]) as first:
+        port = int(first.url.split(":")[2].split("/")[0])
+        second = CallbackServer([KEY], port=port)
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"(?i)already in use"):
+                await second.__aenter__()
+        assert second.receiver._listeners._lines == ()
+        assert second._runner is not None
+        assert second._runner.server is None
+    async with second:
+        second.receiver._clock = Clock()
+        post(second.receiver, "t1")
+        await asyncio.sleep(0)
+        assert second._events.qsize() == 1
+
+
 def _has_ipv6() -> bool:
     import socket
 

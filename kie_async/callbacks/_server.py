@@ -43,15 +43,23 @@ class CallbackServer:
         self._disconnect: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
-        """Listen."""
+        """Listen.
+
+        Raises:
+            OSError: The port is taken, or the host is none of ours.
+        """
         from aiohttp import web
 
         app = web.Application()
         self.receiver.add_routes(app)
         self._disconnect = self.receiver.connect(self._rung)
         self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        try:
+            await self._runner.setup()
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except BaseException:  # then nobody calls `__aexit__`
+            await self._stop()
+            raise
         host, port = self._runner.addresses[0][:2]
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{port}/kie/cb"
@@ -64,10 +72,15 @@ class CallbackServer:
         traceback: TracebackType | None,
     ) -> None:
         """Stop listening."""
+        try:
+            await self._stop()
+        finally:
+            self.receiver.close()
+
+    async def _stop(self) -> None:
         self._disconnect()
         if self._runner is not None:
             await self._runner.cleanup()
-        self.receiver.close()
 
     def _rung(self, event: CallbackEvent) -> None:
         if not self._events.full():
