@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kie_async.errors import KieError
+from kie_async.errors import DownloadError, KieError
 from kie_async.files import _part as part_module
 from kie_async.files import _place as place_module
 from kie_async.files._part import Part
@@ -164,8 +164,9 @@ async def test_a_416_that_is_about_another_file_is_no_end(first: bytes, tag: str
 
 @pytest.mark.parametrize("tag", ['"v1"', ""])
 async def test_a_416_where_all_is_here_is_the_end(tag: str, tmp_path: Path):
-    """Only the last chunk was missing; many hosts leave the tag out of a 416."""
-    over = response(416, b"", f"Content-Range: bytes */{len(SONG)}", tag=tag)
+    """Only the last chunk was missing; a 416 often has no tag, and a page to show."""
+    told = f"Content-Range: bytes */{len(SONG)}"
+    over = response(416, b"<html>no</html>", told, tag=tag, kind="text/html")
     host = Host(chunked(SONG, end=False), over)
 
     async with hosted(host, tmp_path) as downloader:
@@ -173,6 +174,35 @@ async def test_a_416_where_all_is_here_is_the_end(tag: str, tmp_path: Path):
 
     assert saved[0].read_bytes() == SONG
     assert len(host.requests) == 2
+
+
+async def test_a_416_below_the_length_on_record_needs_an_end_in_the_bytes(tmp_path: Path):
+    """A picture shows that it is whole, however much more the host told of."""
+    host = Host(
+        response(200, PNG, length=len(PNG) + 100),
+        response(416, b"", f"Content-Range: bytes */{len(PNG)}"),
+    )
+
+    async with hosted(host, tmp_path) as downloader:
+        saved = await downloader.save(task(host.url))
+
+    assert saved[0].name == "task-1.png"
+    assert saved[0].read_bytes() == PNG
+    assert len(host.requests) == 2
+
+
+async def test_a_file_that_is_thrown_away_each_time_is_given_up(tmp_path: Path):
+    """However much came in between: else it is fetched again and again for 15 minutes."""
+    more = response(200, SONG, length=len(SONG) + 100)
+    over = response(416, b"", f"Content-Range: bytes */{len(SONG)}")
+    host = Host(*[more, over] * 20, body=SONG)
+
+    async with hosted(host, tmp_path, attempts=3) as downloader:
+        with pytest.raises(DownloadError, match="two lengths"):
+            await downloader.save(task(host.url))
+
+    assert len(host.requests) == 6
+    assert finals(tmp_path) == []
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["link", "rename"])

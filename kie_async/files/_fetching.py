@@ -13,6 +13,7 @@ from attrs import frozen
 
 from kie_async.errors import DownloadError, KieError
 from kie_async.files._part import Part, Progress, UnfitError
+from kie_async.files._place import UNVERIFIED
 from kie_async.files._threads import Writer, in_thread
 from kie_async.transport import Fetched
 
@@ -76,7 +77,7 @@ class Fetching:
             DownloadError: It cannot be had, or not now.
             OSError: It cannot be written.
         """
-        fruitless, renewed_at = 0, -1  # -1: not renewed yet
+        fruitless, thrown, renewed_at = 0, 0, -1  # -1: not renewed yet
         while True:
             had = await in_thread(part.progress)
             try:
@@ -100,7 +101,9 @@ class Fetching:
                 reason = error
             came = (await in_thread(part.progress)).offset - had.offset
             fruitless = fruitless + 1 if came < GOOD_PROGRESS else 0
-            if fruitless >= self.attempts:
+            # Never forgiven: bringing the same bytes again and again is no progress.
+            thrown += came < 0
+            if max(fruitless, thrown) >= self.attempts:
                 raise reason
             await asyncio.sleep(self.pause(fruitless))
 
@@ -126,11 +129,24 @@ class Fetching:
             max_bytes=self.max_bytes,
         ) as answer:
             total = await self._begun(part, answer, had)
-            if answer.status != 416:
-                await self._stream(part, answer, had.offset, total)
+            if answer.status == 416:
+                return await self._proven(part, answer, had)
+            await self._stream(part, answer, had.offset, total)
         return await self._examined(
             part, answer.headers.get("content-type", ""), framed=answer.framed
         )
+
+    async def _proven(self, part: Part, answer: Fetched, had: Progress) -> str:
+        """Examine what a 416 calls all; the label of a 416 is that of its own words.
+
+        If the host had told of more, its word is not enough: the bytes must show an end.
+        """
+        framed = answer.framed and had.total is None
+        suffix = await self._examined(part, "", framed=framed)
+        if had.total is not None and suffix.startswith(UNVERIFIED):
+            await in_thread(part.drop)
+            raise DownloadError("the host told two lengths of the file; it is fetched anew")
+        return suffix
 
     async def _examined(self, part: Part, said: str, *, framed: bool) -> str:
         try:
@@ -210,11 +226,10 @@ def _rest(headers: Mapping[str, str], had: Progress) -> int | None:
 def _is_at_the_end(headers: Mapping[str, str], had: Progress) -> bool:
     """True if a 416 says that nothing follows what we have, in the same file.
 
-    Many hosts leave the tag out of a 416.  With a length on record less than all of it is
-    here, so that a file which ends here is another one.
+    Many hosts leave the tag out of a 416.
     """
     told = _NOTHING.fullmatch(headers.get("content-range", ""))
-    same = had.total is None and headers.get("etag", had.etag) == had.etag
+    same = headers.get("etag", had.etag) == had.etag
     return told is not None and same and int(told[1]) == had.offset > 0
 
 
