@@ -1,7 +1,9 @@
 """Doubts that a callback settles: the create whose answer was lost rings all the same.
 
 The callback is only a doorbell.  What settles the doubt is ``recordInfo``: the task must
-be ours, and its own callback URL must end in the attempt's reference.
+be ours, and its own callback URL must end in the attempt's reference.  Of a record that
+names no callback URL as much is asked as by `reconcile` without any: the same input, and
+created when the attempt was under way.
 """
 
 from __future__ import annotations
