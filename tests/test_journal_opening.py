@@ -123,7 +123,8 @@ async def test_a_migration_that_was_committed_is_not_run_again(tmp_path: Path):
     newer = Schema(version=2, create=TABLES, steps={1: step})
     async with Journal(path, _schema=newer, _fault=copy):
         pass
-    assert check_version(killed, 2) == 1  # the control: so the header says
+    in_header = await asyncio.to_thread(check_version, killed, 2)
+    assert in_header == 1  # the control
 
     with pytest.raises(JournalTooNewError):
         await Journal.open(killed)
