@@ -13,9 +13,22 @@ from typing import Any, TypeVar
 
 from kie_async.testing import JumpingLoop, in_virtual_time, run_in_virtual_time
 
-__all__ = ["Held", "JumpingLoop", "jumping", "run_jumping"]
+__all__ = ["NOW", "Held", "JumpingLoop", "WallClock", "jumping", "run_jumping"]
 
 T = TypeVar("T")
+
+NOW = 1_790_000_000.0
+"""Seconds since 1970 at which a `WallClock` stands."""
+
+
+class WallClock:
+    """A wall clock that a test sets, for what is on record."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
 
 
 class Held:

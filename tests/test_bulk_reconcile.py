@@ -14,27 +14,18 @@ from kie_async.bulk._record import note_double_spend
 from kie_async.instrumentation import Event
 from kie_async.journal import Journal, PlannedItem, Verdict
 from kie_async.models import Task, TaskState
+from tests.clock import NOW, WallClock
 
-NOW = 1_790_000_000.0
 ONE, OTHER = "1" * 32, "2" * 32
 
 
-class Clock:
-    """A wall clock that a test sets."""
-
-    now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> WallClock:
+    return WallClock()
 
 
 @pytest_asyncio.fixture(name="journal")
-async def _journal(tmp_path: Path, clock: Clock) -> AsyncIterator[Journal]:
+async def _journal(tmp_path: Path, clock: WallClock) -> AsyncIterator[Journal]:
     async with Journal(tmp_path / "run.db", clock=clock) as journal:
         await journal.plan([PlannedItem(source_id="a", model="m", input={"task_id": "a"})])
         yield journal
@@ -63,7 +54,7 @@ def looks(*tasks: Task) -> Callable[[str], Awaitable[Task]]:
     return look
 
 
-async def refused_then_doubted(journal: Journal, clock: Clock, between: float) -> None:
+async def refused_then_doubted(journal: Journal, clock: WallClock, between: float) -> None:
     attempt = await journal.begin_sending("a")
     await journal.record_rejected("a", attempt, final=False, reason="RateLimitError")
     clock.now += between
@@ -72,7 +63,7 @@ async def refused_then_doubted(journal: Journal, clock: Clock, between: float) -
 
 
 @pytest.mark.asyncio
-async def test_an_attempt_that_was_refused_has_no_task(journal: Journal, clock: Clock):
+async def test_an_attempt_that_was_refused_has_no_task(journal: Journal, clock: WallClock):
     """A task of its time, with this input, is somebody else's."""
     await refused_then_doubted(journal, clock, 600.0)
 
@@ -84,7 +75,7 @@ async def test_an_attempt_that_was_refused_has_no_task(journal: Journal, clock: 
 
 @pytest.mark.asyncio
 async def test_an_attempt_that_was_refused_makes_no_doubt_of_a_proof(
-    journal: Journal, clock: Clock
+    journal: Journal, clock: WallClock
 ):
     """Only one attempt of this time can have brought the task."""
     await refused_then_doubted(journal, clock, 10.0)
@@ -96,7 +87,7 @@ async def test_an_attempt_that_was_refused_makes_no_doubt_of_a_proof(
 
 
 @pytest.mark.asyncio
-async def test_a_failure_that_was_reported_may_have_a_task(journal: Journal, clock: Clock):
+async def test_a_failure_that_was_reported_may_have_a_task(journal: Journal, clock: WallClock):
     """It named none, and may have made one all the same."""
     attempt = await journal.begin_sending("a")
     await journal.record_reported("a", attempt, again=False, body_code=500)

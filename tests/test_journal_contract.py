@@ -24,28 +24,19 @@ from kie_async.journal import (
 )
 from kie_async.models import Task, TaskState
 from kie_async.postgres import PostgresJournal
+from tests.clock import NOW, WallClock
 from tests.postgres_servers import POSTGRES, Postgres, postgres_server
 
 Open = Callable[[], Awaitable[JournalStore]]
-NOW = 1_790_000_000.0
 
 
-class Clock:
-    """A wall clock that a test sets."""
-
-    now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def sqlite(request: pytest.FixtureRequest, clock: Clock) -> Open:
+def sqlite(request: pytest.FixtureRequest, clock: WallClock) -> Open:
     """Open, and open again, the journal in one SQLite file."""
     path = request.getfixturevalue("tmp_path") / "run.db"
     return lambda: Journal.open(path, clock=clock)
 
 
-def postgres(request: pytest.FixtureRequest, clock: Clock) -> Open:
+def postgres(request: pytest.FixtureRequest, clock: WallClock) -> Open:
     """Open, and open again, a journal in PostgreSQL, where each test has a run of its own."""
     server = request.getfixturevalue("server")
     run = f"t{secrets.token_hex(6)}"
@@ -64,12 +55,12 @@ def _server() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> WallClock:
+    return WallClock()
 
 
 @pytest.fixture(params=JOURNALS)
-def open_journal(request: pytest.FixtureRequest, clock: Clock) -> Open:
+def open_journal(request: pytest.FixtureRequest, clock: WallClock) -> Open:
     return JOURNALS[request.param](request, clock)
 
 
@@ -98,7 +89,7 @@ async def state_of(journal: JournalStore, source_id: str = "a") -> ItemState:
 
 
 @pytest.mark.asyncio
-async def test_an_item_goes_from_planned_to_done(open_journal: Open, clock: Clock):
+async def test_an_item_goes_from_planned_to_done(open_journal: Open, clock: WallClock):
     """Each step is kept, with its facts."""
     journal = await open_journal()
     await journal.plan(
@@ -682,7 +673,7 @@ async def test_whatever_is_asked_for_it_is_known_or_not(open_journal: Open, text
 
 
 @pytest.mark.asyncio
-async def test_created_times_are_when_creates_ended(open_journal: Open, clock: Clock):
+async def test_created_times_are_when_creates_ended(open_journal: Open, clock: WallClock):
     """An open one counts from its intent, one that was not sent not at all."""
     journal = await open_journal()
     await journal.plan([item(name) for name in "abcd"])

@@ -53,24 +53,14 @@ from kie_async.journal._rows import (
 from kie_async.journal._schema import Schema
 from kie_async.journal._storage import Ballast, check_version, shut_out, warn_if_remote
 from kie_async.models import Task, TaskState
+from tests.clock import NOW, WallClock
 from tests.fakes import Altered
 from tests.fuzz.readers import DECISION
 
-NOW = 1_790_000_000.0
-
-
-class Clock:
-    """A wall clock that a test sets."""
-
-    now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> WallClock:
+    return WallClock()
 
 
 @pytest.fixture
@@ -180,7 +170,7 @@ def test_evidence_is_kept_whatever_it_is():
 
 
 @pytest.mark.asyncio
-async def test_all_that_an_answer_told_is_on_record(path: Path, clock: Clock):
+async def test_all_that_an_answer_told_is_on_record(path: Path, clock: WallClock):
     """Of a refusal, a report and a doubt: the attempt's and the item's own."""
     facts: dict[str, Any] = {
         "http_status": 402, "body_code": 17, "error_message": "no", "evidence": {"a": 1},
@@ -222,7 +212,7 @@ async def test_all_that_an_answer_told_is_on_record(path: Path, clock: Clock):
 
 
 @pytest.mark.asyncio
-async def test_all_that_a_task_told_is_on_record(path: Path, clock: Clock):
+async def test_all_that_a_task_told_is_on_record(path: Path, clock: WallClock):
     """Figures, polls and files; polls never become fewer, and a second end changes nothing."""
     async with Journal(path, clock=clock) as journal:
         for name in ("a", "b", "c"):
@@ -294,7 +284,7 @@ async def test_each_refusal_says_what_stands_in_its_way(path: Path):
 
 @pytest.mark.asyncio
 async def test_the_creates_of_the_last_minute_are_told_of(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    path: Path, clock: WallClock, monkeypatch: pytest.MonkeyPatch
 ):
     """Sixty seconds: longer than any window.  Those that were never sent count for nothing."""
     async with Journal(path, clock=clock) as journal:
@@ -313,7 +303,7 @@ async def test_the_creates_of_the_last_minute_are_told_of(
 
 
 @pytest.mark.asyncio
-async def test_a_doubt_by_crash_is_the_weaker_proof(path: Path, clock: Clock):
+async def test_a_doubt_by_crash_is_the_weaker_proof(path: Path, clock: WallClock):
     """The owner was only slow: what it says afterwards counts, for the newest attempt."""
     journal = await Journal.open(path, clock=clock)
     attempt = await sending(journal)
@@ -401,7 +391,7 @@ async def test_pages_hold_five_hundred_and_exports_go_on_after_two_hundred(path:
 
 
 @pytest.mark.asyncio
-async def test_the_lock_tells_who_holds_it_and_what_is_durable(path: Path, clock: Clock):
+async def test_the_lock_tells_who_holds_it_and_what_is_durable(path: Path, clock: WallClock):
     """One line for machines and one for people."""
     lock = path.with_name("run.db.lock")
     async with Journal(path, clock=clock) as journal:
@@ -594,7 +584,7 @@ async def test_how_the_file_is_written(path: Path):
 
 @pytest.mark.asyncio
 async def test_commits_are_counted_and_the_last_one_is_the_end_of_the_lease(
-    path: Path, clock: Clock
+    path: Path, clock: WallClock
 ):
     """One for the entry, one for each record, one for the end; each owner has a row."""
     for run in range(2):
@@ -787,7 +777,7 @@ async def test_an_intent_that_is_taken_back_says_why(path: Path):
 
 
 @pytest.mark.asyncio
-async def test_each_way_to_settle_a_doubt_is_on_record(path: Path, clock: Clock):
+async def test_each_way_to_settle_a_doubt_is_on_record(path: Path, clock: WallClock):
     """Who decided what, when and on which evidence; in their order."""
     async with Journal(path, clock=clock) as journal:
         ways: list[dict[str, Any]] = [
